@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 __all__ = [
+    "BATCH_MAX_MESSAGES",
     "BLOCK_MAX_BYTES",
     "BLOCK_MAX_MESSAGES",
     "COMMIT_MAX_BYTES",
@@ -24,6 +25,8 @@ FRAME_MAX_BYTES: Final = 16 * 1024 * 1024
 DISCARD_MAX_BYTES: Final = 64 * 1024 * 1024
 #: What is kept of a refused frame, for the person who has to find out why.
 REFUSED_KEEP_BYTES: Final = 64 * 1024
+#: Messages in one frame (they commit together and each gets an answer); registries upload a few thousand at once.
+BATCH_MAX_MESSAGES: Final = 10_000
 #: Bytes of all frames that are read but not yet committed, over all connections: past it reading stops.
 IN_FLIGHT_MAX_BYTES: Final = 48 * 1024 * 1024
 #: One corrupt block loses its group, so a group is capped (journal page of the design: 512 messages or 256 KiB).

@@ -28,6 +28,10 @@ class Sink(Protocol):
         """False where this kind of destination can never take such an event: the route settles it as filtered."""
         ...
 
+    def prepare(self, batch: Sequence[Delivery]) -> None:
+        """A hint: this batch is likely to be sent next, so it may be rendered while the one before waits for its answer."""
+        ...
+
     async def send(self, batch: Sequence[Delivery]) -> Outcome:
         """Send and wait for the answer, within the sink's own deadlines. Raises nothing but ``CancelledError``."""
         ...

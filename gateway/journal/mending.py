@@ -1,0 +1,274 @@
+"""What was carried over from a damaged file, brought into line: rows that prove themselves stay, the books follow the rows.
+
+Works on the new file, before it becomes the journal. The commit rows are the witnesses of the blocks: they name tag, seqs and
+messages of each, sealed. So a block row with wrong facts is set right, a block row that is gone comes back empty (the reader
+makes gaps of it for the routes that still needed it), and only what neither row knows of is lost without a name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from gateway.journal.audit import AuditKind, runs, total
+from gateway.journal.commits import commit_rows, opened_state, read_incarnations
+from gateway.journal.exceptions import STATE_OF, exception_id, seq_of
+from gateway.journal.ledger import JournalState
+from gateway.journal.records import TABLE_BLOCK, BlockRef, commit_of, decode_census, encode_census
+from gateway.journal.repair import (
+    FoundBlock,
+    FoundException,
+    admit_blocks,
+    believe_witness,
+    reconcile_ahead,
+    recount_exceptions,
+)
+from gateway.model.errors import IntegrityError
+from gateway.model.state import Term
+from gateway.model.traffic import TrafficClass
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterator, Sequence
+
+    from gateway.journal.audit import Ranges
+    from gateway.journal.cipher import RecordCipher
+    from gateway.journal.commits import Incarnations
+    from gateway.journal.interface import RouteRule
+    from gateway.journal.keyring import OpenKeyring
+    from gateway.journal.records import Census
+    from gateway.journal.witness import LastStatus
+
+__all__ = ["Losses", "bring_into_line"]
+
+_RANGES_TOLD: Final = 64
+_CODES: Final = frozenset(traffic.code for traffic in TrafficClass)
+_QUEUED: Final = STATE_OF[Term.QUEUED]
+_GAP: Final = STATE_OF[Term.GAP]
+_BLOCKS: Final = "SELECT id, class, first_seq, last_seq, n, census FROM block WHERE id > ? ORDER BY id LIMIT 512"
+_EMPTY: Final = "INSERT INTO block (id, class, first_seq, last_seq, n, census, at_us, size, sealed) VALUES (?, ?, ?, ?, ?, ?, ?, 0, x'')"
+#: As the ring counts itself: 64 bytes a row beside the content.
+_REFUSED_BYTES: Final = "SELECT coalesce(sum(length(sealed) + 64), 0) FROM refused"
+_SET_RIGHT: Final = "UPDATE block SET class = ?, first_seq = ?, last_seq = ?, n = ?, census = ? WHERE id = ?"
+_PUT_ASIDE: Final = (
+    "INSERT OR IGNORE INTO quarantine (id, at_us, reason, sealed) SELECT id, at_us, 'columns', sealed FROM block WHERE id = ?"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """What is gone, in numbers.
+
+    ``commits``: numbers without a readable commit row (audit lost); ``missing``: as ranges. ``blocks``, ``messages``: blocks
+    that are gone or unreadable, with what they held; their messages become gaps where a route still needed them; ``emptied``:
+    their commits, as ranges.
+    ``unnamed``: messages of which only the seq is known. ``exceptions``: rows of dead letters and replays. ``gaps``: what was
+    added to the gaps of the routes at once, over all routes.
+    """
+
+    commits: int = 0
+    missing: Ranges = ()
+    emptied: Ranges = ()
+    blocks: int = 0
+    messages: int = 0
+    unnamed: int = 0
+    exceptions: int = 0
+    gaps: int = 0
+
+    def facts(self) -> dict[str, str | int]:
+        """For the audit record."""
+        counts = {
+            "commits": self.commits,
+            "blocks": self.blocks,
+            "messages": self.messages,
+            "unnamed": self.unnamed,
+            "exceptions": self.exceptions,
+            "gaps": self.gaps,
+        }
+        told: dict[str, str | int] = {name: count for name, count in counts.items() if count}
+        return told | {name: _text(ranges) for name, ranges in (("missing", self.missing), ("emptied", self.emptied)) if ranges}
+
+
+def _text(ranges: Ranges) -> str:
+    """``3-5,9-9``; of a badly torn file, with a hole per row, the first to the last stand for all."""
+    if len(ranges) > _RANGES_TOLD:
+        ranges = ((ranges[0][0], ranges[-1][1]),)
+    return ",".join(f"{first}-{last}" for first, last in ranges)
+
+
+class _Block(NamedTuple):
+    """The clear columns of a block row."""
+
+    id: int
+    traffic: int
+    first_seq: int
+    last_seq: int
+    n: int
+    census: bytes
+
+
+@dataclass(slots=True)
+class _Work:
+    """One mending.
+
+    ``refs``: blocks that commit rows name, with the time of the commit. ``held``: (commit, first seq, census) of what is
+    there. ``strays``: blocks behind the newest commit row. ``retired_below``: earlier commits had their blocks deleted.
+    """
+
+    connection: sqlite3.Connection
+    cipher: RecordCipher
+    keys: OpenKeyring
+    incarnations: Incarnations
+    state: JournalState = field(default_factory=JournalState)
+    refs: dict[int, tuple[BlockRef, int]] = field(default_factory=dict)
+    held: list[tuple[int, int, Census]] = field(default_factory=list)
+    strays: list[FoundBlock] = field(default_factory=list)
+    retired_below: int = 0
+
+
+def bring_into_line(
+    connection: sqlite3.Connection, cipher: RecordCipher, keys: OpenKeyring, routing: tuple[RouteRule, ...], last: LastStatus | None
+) -> tuple[JournalState, Losses]:
+    """Mend rows and compute the state that they allow; the caller commits it. ``last``: a witness whose MAC is ours."""
+    work = _Work(connection, cipher, keys, read_incarnations(connection))
+    connection.execute("BEGIN")
+    missing = _read_commits(work)
+    bad = _check_blocks(work, routing)
+    emptied, blocks, messages = _bring_back(work)
+    unnamed = admit_blocks(work.state, work.strays)
+    exceptions, gaps = _mend_exceptions(work)
+    gaps += reconcile_ahead(work.state, work.held)
+    known = work.state.next_seq
+    if last is not None:
+        gaps += believe_witness(work.state, last)
+        unnamed += work.state.next_seq - known
+    _recount(work)
+    connection.execute("COMMIT")
+    return work.state, Losses(total(missing), missing, emptied, blocks + bad, messages, unnamed, exceptions, gaps)
+
+
+def _read_commits(work: _Work) -> Ranges:
+    """State and block references from every row that opens; those that do not are removed. Ranges of missing numbers."""
+    found: list[int] = []
+    unreadable: list[int] = []
+    newest = None
+    for row in commit_rows(work.connection, work.cipher, work.incarnations, work.keys):
+        if row.meta is None:
+            unreadable.append(row.number)
+            continue
+        found.append(row.number)
+        newest = row
+        work.refs.update((ref.id, (ref, row.at_us)) for ref in row.meta.blocks)
+        below = [int(record.detail.get("below", 0)) for record in row.meta.audit if record.kind is AuditKind.RETIRE]
+        work.retired_below = max([work.retired_below, *below])
+    work.connection.executemany("DELETE FROM commit_meta WHERE id = ?", [(number,) for number in unreadable])
+    if newest is None:
+        return ()
+    work.state = opened_state(newest)
+    return _holes(work.state.anchor[0], found)
+
+
+def _holes(first: int, found: Sequence[int]) -> Ranges:
+    """The numbers from ``first`` to the last of ``found`` that are not in it (the commit that reports them tells the rest)."""
+    holes: list[tuple[int, int]] = []
+    at = first
+    for number in found:
+        if number > at:
+            holes.append((at, number - 1))
+        at = number + 1
+    return tuple(holes)
+
+
+def _check_blocks(work: _Work, routing: tuple[RouteRule, ...]) -> int:
+    """Set facts right by the commit rows; blocks behind them must open by themselves. How many had to be put aside."""
+    bad = 0
+    for block in _blocks(work.connection):
+        ref, _ = work.refs.pop(block.id, (None, 0))
+        if ref is not None:
+            _set_right(work.connection, block, ref)
+            work.held.append((commit_of(ref.id), ref.first_seq, ref.census))
+        elif (census := _census(block)) is None or (commit_of(block.id) > work.state.commit and not _opens(work, block)):
+            work.connection.execute(_PUT_ASIDE, (block.id,))
+            work.connection.execute("DELETE FROM block WHERE id = ?", (block.id,))
+            bad += 1
+        else:
+            work.held.append((commit_of(block.id), block.first_seq, census))
+            if commit_of(block.id) > work.state.commit:
+                work.strays.append(FoundBlock(block.first_seq, block.last_seq, census))
+    if work.state.commit == 0 and work.strays:
+        # Nothing is left of the state: the routes start at the oldest message that is.
+        work.state.next_seq = min(stray.first_seq for stray in work.strays)
+        work.state.configure(routing)
+    return bad
+
+
+def _blocks(connection: sqlite3.Connection) -> Iterator[_Block]:
+    after = -1
+    while rows := connection.execute(_BLOCKS, (after,)).fetchall():
+        yield from (_Block(row[0], row[1], row[2], row[3], row[4], bytes(row[5])) for row in rows)
+        after = rows[-1][0]
+
+
+def _set_right(connection: sqlite3.Connection, block: _Block, ref: BlockRef) -> None:
+    true = _Block(ref.id, ref.traffic, ref.first_seq, ref.last_seq, ref.count, encode_census(ref.census))
+    if true != block:
+        connection.execute(_SET_RIGHT, (*true[1:], ref.id))
+
+
+def _census(block: _Block) -> Census | None:
+    """The census where the clear columns agree with each other."""
+    try:
+        census = decode_census(block.census)
+    except IntegrityError:
+        return None
+    sane = block.traffic in _CODES and 0 < block.first_seq <= block.last_seq and 0 < block.n <= block.last_seq - block.first_seq + 1
+    return census if sane and sum(census.values()) == block.n and min(census.values()) > 0 else None
+
+
+def _opens(work: _Work, block: _Block) -> bool:
+    sealed = work.connection.execute("SELECT sealed FROM block WHERE id = ?", (block.id,)).fetchone()[0]
+    try:
+        incarnation = work.incarnations.of(commit_of(block.id))
+        work.cipher.open(TABLE_BLOCK, block.id, block.traffic, block.first_seq, block.n, incarnation, bytes(sealed or b""))
+    except IntegrityError:
+        return False
+    return True
+
+
+def _bring_back(work: _Work) -> tuple[Ranges, int, int]:
+    """Blocks that are gone without having been retired come back without content; (commits, blocks, messages)."""
+    back = [(ref, at_us) for ref, at_us in work.refs.values() if commit_of(ref.id) >= work.retired_below]
+    for ref, at_us in back:
+        facts = (ref.id, ref.traffic, ref.first_seq, ref.last_seq, ref.count, encode_census(ref.census), at_us)
+        work.connection.execute(_EMPTY, facts)
+        work.held.append((commit_of(ref.id), ref.first_seq, ref.census))
+    return runs(sorted(commit_of(ref.id) for ref, _ in back)), len(back), sum(ref.count for ref, _ in back)
+
+
+def _mend_exceptions(work: _Work) -> tuple[int, int]:
+    """Rows that cannot be acted on go, the books follow the others; (rows that are gone, messages that became gaps)."""
+    commits = {commit for commit, _, _ in work.held}
+    rows: list[FoundException] = []
+    for row, route, state, commit, empty in work.connection.execute(
+        "SELECT id, route, state, block_commit, sealed IS NULL FROM exception"
+    ).fetchall():
+        fixed = state
+        if state == _QUEUED and empty and commit not in commits:
+            fixed = _GAP  # its content is gone with its block
+            work.connection.execute("UPDATE exception SET state = ? WHERE id = ?", (_GAP, row))
+        rows.append(FoundException(route, seq_of(row), fixed))
+    before = sum(_expected(work.state))
+    gaps, left_out = recount_exceptions(work.state, rows)
+    work.connection.executemany("DELETE FROM exception WHERE id = ?", [(exception_id(seq, route),) for route, seq in left_out])
+    return max(0, before - sum(_expected(work.state))), gaps
+
+
+def _expected(state: JournalState) -> Iterator[int]:
+    for ledger in state.routes.values():
+        yield ledger.books.held + ledger.books.dead_letter + ledger.requeued
+
+
+def _recount(work: _Work) -> None:
+    """What the state says about numbers of rows."""
+    work.state.blocks = work.connection.execute("SELECT count(*) FROM block").fetchone()[0]
+    work.state.refused_bytes = work.connection.execute(_REFUSED_BYTES).fetchone()[0]

@@ -1,0 +1,398 @@
+"""A damaged journal at the start: put aside, never deleted, and everything that can still be read carried over.
+
+``mend`` runs before the journal is opened. On a sound file it reads the head and changes nothing. Where the file is damaged
+(SQLite refuses it, the newest commit row does not open, the database is gone while its log is not), it builds a new file from
+every row that ``pages.PageFile`` finds, brings the books into line (``repair``), and only then moves the damaged one to
+``journal.db.quarantine-<n>``. Where the witness knows more commits than the file holds (a deleted log, an old copy put back),
+it says so in a commit of its own and never lets a seq be used twice.
+
+Steps, so that a crash at any point loses nothing and the next start goes on from there:
+
+1. ``journal.db.salvaging`` is built (a left-over one is thrown away: it is a partial copy);
+2. renamed to ``journal.db.salvaged``: from now on it is the journal;
+3. log, index and database are renamed to their quarantine names, in this order: a log must never meet another database;
+4. ``journal.db.salvaged`` is renamed to ``journal.db``.
+
+A block whose row is lost but whose commit row is not comes back as a row with the right facts and an empty content: the reader
+treats it like any block that does not open, and its messages become declared gaps of the routes that still needed them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
+
+from gateway.codec.sealed_record import read_head
+from gateway.journal.audit import AuditKind, AuditRecord, total
+from gateway.journal.cipher import RecordCipher, fastest_suite
+from gateway.journal.commits import newest_state, opening_cipher
+from gateway.journal.ledger import JournalState, encode_state
+from gateway.journal.mending import Losses, bring_into_line
+from gateway.journal.migrations import migrate
+from gateway.journal.pages import PageFile
+from gateway.journal.pragmas import connect_writer, storage_error
+from gateway.journal.quota import JOURNAL_NAME
+from gateway.journal.records import TABLE_META, TABLE_REFUSED, commit_of, encode_meta
+from gateway.journal.repair import believe_witness
+from gateway.journal.witness import LastStatus, WitnessState, read_last_status
+from gateway.model.errors import CapacityError, GatewayError, IntegrityError, StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from gateway.journal.interface import RouteRule
+    from gateway.journal.keyring import OpenKeyring
+    from gateway.journal.pages import Row
+    from gateway.model.clock import Clock, Randomness
+
+__all__ = ["BUILT_NAME", "Damage", "SalvageReport", "ask_for_salvage", "examine", "mend"]
+
+_BUILDING: Final = f"{JOURNAL_NAME}.salvaging"
+#: The new file, complete: from now on it is the journal, whatever its name.
+BUILT_NAME: Final = f"{JOURNAL_NAME}.salvaged"
+_ASKED: Final = f"{JOURNAL_NAME}.damaged"
+_CHECKPOINT_PAGES: Final = 1000
+_NO_PAGE_LIMIT: Final = 2**30
+#: Carried over per transaction.
+_PORTION_BYTES: Final = 8 * 1024 * 1024
+#: Files up to this size are checked page by page at the start (about 0.1 s); larger ones at their head and tail only.
+_WHOLE_CHECK_BYTES: Final = 16 * 1024 * 1024
+#: A row costs about this much beside its content.
+_ROW_BYTES: Final = 64
+_CARRY: Final = {
+    "incarnation": "INSERT OR IGNORE INTO incarnation VALUES (?, ?, ?, ?)",
+    "commit_meta": "INSERT OR IGNORE INTO commit_meta VALUES (?, ?, ?)",
+    "exception": "INSERT OR IGNORE INTO exception VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    "refused": "INSERT OR IGNORE INTO refused VALUES (?, ?, ?)",
+    "quarantine": "INSERT OR IGNORE INTO quarantine VALUES (?, ?, ?, ?)",
+    "block": "INSERT OR IGNORE INTO block VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+}
+
+
+class Damage(StrEnum):
+    """What is wrong with the database file."""
+
+    REFUSED = "refused"  #: SQLite says malformed, truncated or not a database
+    UNREADABLE = "unreadable"  #: the newest commit row does not open
+    GONE = "gone"  #: no database (or an empty one) beside a log that is not empty
+    REPORTED = "reported"  #: found while it was in use
+
+
+@dataclass(frozen=True, slots=True)
+class SalvageReport:
+    """What a start found and did. ``quarantined``: name of the file that was put aside, empty where none was.
+
+    ``carried``: rows by table. ``unreadable``: pages, cells and rows that could not be read. ``losses``: what that means.
+    """
+
+    damage: Damage | None
+    quarantined: str = ""
+    carried: Mapping[str, int] = field(default_factory=dict)
+    unreadable: int = 0
+    losses: Losses = field(default_factory=Losses)
+
+
+def ask_for_salvage(state_dir: Path) -> None:
+    """Leave a note that the file was found damaged while in use: the next ``mend`` salvages whatever it looks like."""
+    with contextlib.suppress(OSError):
+        (state_dir / _ASKED).touch(mode=0o600)
+
+
+def mend(state_dir: Path, keys: OpenKeyring, routing: tuple[RouteRule, ...], clock: Clock, randomness: Randomness) -> SalvageReport | None:
+    """Make the journal in ``state_dir`` fit to be opened; None where it was (or where there is none). Blocking.
+
+    The caller holds the lock, and no connection is open. ``routing`` serves where nothing of the state is left: its routes
+    then start at the oldest message that is.
+
+    Raises:
+        CapacityError: ``salvage-space``: no room for the new file; nothing was changed.
+        StorageError: the disk refuses; nothing is lost.
+        LockedError: ``journal-newer``.
+    """
+    _finish(state_dir)
+    damage = Damage.REPORTED if (state_dir / _ASKED).exists() else examine(state_dir, keys)
+    last = read_last_status(state_dir)
+    trusted = last if last is not None and last.testify(keys) is WitnessState.VALID else None
+    sealing = _Sealing(keys, clock, randomness)
+    try:
+        if damage is None:
+            return _look_behind(state_dir, trusted, routing, sealing)
+        report = _salvage(state_dir, damage, routing, trusted, sealing)
+    except sqlite3.Error as error:
+        raise _salvage_error(error) from None
+    (state_dir / _ASKED).unlink(missing_ok=True)
+    return report
+
+
+def examine(state_dir: Path, keys: OpenKeyring) -> Damage | None:
+    """Look at head and tail of the database without changing it.
+
+    Raises:
+        StorageError: it cannot be read at all (permission, disk).
+    """
+    path = state_dir / JOURNAL_NAME
+    log = _size(path.with_name(f"{path.name}-wal"))
+    if not (size := _size(path)):
+        # SQLite deletes a log that it finds beside an empty database.
+        return Damage.GONE if log else None
+    try:
+        with contextlib.closing(_connect_read_only(path)) as connection:
+            _touch(connection, whole=size <= _WHOLE_CHECK_BYTES)
+            if connection.execute("PRAGMA user_version").fetchone()[0]:
+                newest_state(connection, opening_cipher(keys), keys)
+    except IntegrityError:
+        return Damage.UNREADABLE
+    except sqlite3.Error as error:
+        if isinstance(mapped := storage_error(error), IntegrityError):
+            return Damage.REFUSED
+        raise mapped from None
+    return None
+
+
+class _Sealing:
+    """Writes the one commit that says what was lost."""
+
+    def __init__(self, keys: OpenKeyring, clock: Clock, randomness: Randomness) -> None:
+        self.keys = keys
+        self._clock = clock
+        self._randomness = randomness
+
+    def write(self, connection: sqlite3.Connection, state: JournalState, losses: Losses, name: str, known: int) -> Losses:
+        """Commit ``state`` under a fresh incarnation, numbered above ``known`` and everything that lies there.
+
+        The record says what was lost, the numbers skipped here included. ``name``: of the file put aside, empty = none.
+        """
+        cipher = RecordCipher(self.keys, self._randomness, fastest_suite(self._clock))
+        newest_block = connection.execute("SELECT coalesce(max(id), 0) FROM block").fetchone()[0]
+        number, at_us = max(state.commit, known, commit_of(newest_block)) + 1, self._clock.wall_us()
+        if number > state.commit + 1:
+            missing = (*losses.missing, (state.commit + 1, number - 1))
+            losses = replace(losses, missing=missing, commits=total(missing))
+        record = AuditRecord(AuditKind.SALVAGE if name else AuditKind.ROLLBACK, detail={"file": name} | losses.facts())
+        uuid = self._randomness.bytes(16)
+        plaintext = encode_meta(state.chain, (), [record], encode_state(state), ())
+        sealed = cipher.seal(TABLE_META, number, 0, 0, 0, uuid, plaintext)
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("INSERT INTO incarnation (uuid, first_commit, started_us) VALUES (?, ?, ?)", (uuid, number, at_us))
+        connection.execute("INSERT INTO commit_meta (id, at_us, sealed) VALUES (?, ?, ?)", (number, at_us, sealed))
+        connection.execute("COMMIT")
+        return losses
+
+
+def _look_behind(state_dir: Path, last: LastStatus | None, routing: tuple[RouteRule, ...], sealing: _Sealing) -> SalvageReport | None:
+    """On a sound file (or none): does the witness know more than it holds?"""
+    if last is None:
+        return None
+    state = _state_of(state_dir, sealing.keys)
+    if state.commit >= last.witness.commit and state.next_seq >= last.witness.next_seq:
+        return None
+    losses = Losses(unnamed=max(0, last.witness.next_seq - state.next_seq))
+    if not state.commit:
+        state.configure(routing)
+    losses = replace(losses, gaps=believe_witness(state, last))
+    with contextlib.closing(_open_new(state_dir / JOURNAL_NAME)) as connection:
+        losses = sealing.write(connection, state, losses, "", last.witness.commit)
+    return SalvageReport(None, losses=losses)
+
+
+def _state_of(state_dir: Path, keys: OpenKeyring) -> JournalState:
+    """The state of a sound file; a first state where there is none."""
+    path = state_dir / JOURNAL_NAME
+    if not _size(path):
+        return JournalState()
+    with contextlib.closing(_connect_read_only(path)) as connection:
+        written = connection.execute("PRAGMA user_version").fetchone()[0]
+        return (newest_state(connection, opening_cipher(keys), keys) if written else None) or JournalState()
+
+
+def _salvage(state_dir: Path, damage: Damage, routing: tuple[RouteRule, ...], last: LastStatus | None, sealing: _Sealing) -> SalvageReport:
+    """Steps 1 to 4."""
+    name = _free_name(state_dir)
+    building = state_dir / _BUILDING
+    _remove(building)
+    try:
+        with contextlib.closing(_open_new(building)) as connection, PageFile.open(state_dir / JOURNAL_NAME) as file:
+            carried = _carry_over(file, connection, lean=not _has_room(state_dir), keys=sealing.keys)
+            state, losses = bring_into_line(connection, opening_cipher(sealing.keys), sealing.keys, routing, last)
+            known = last.witness.commit if last is not None else 0
+            losses = sealing.write(connection, state, losses, name, known)
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            unreadable = file.unreadable
+    except (sqlite3.Error, GatewayError, OSError):
+        _remove(building)
+        raise
+    _fsync(building)
+    building.rename(state_dir / BUILT_NAME)
+    _finish(state_dir)
+    return SalvageReport(damage, name, carried, unreadable, losses)
+
+
+def _carry_over(file: PageFile, connection: sqlite3.Connection, keys: OpenKeyring, *, lean: bool) -> dict[str, int]:
+    """Every row that is found, into the new file; ``lean``: of the blocks only those that a route still needs."""
+    carried = dict.fromkeys(_CARRY, 0)
+    pending = 0
+    needs: Callable[[Row], bool] | None = None
+    connection.execute("BEGIN")
+    for name, row in _found_rows(file):
+        if lean and name == "block":
+            needs = needs or _needed(connection, keys)
+            if not needs(row):
+                continue
+        carried[name] += connection.execute(_CARRY[name], (row.rowid, *row.values[1:])).rowcount
+        pending += _ROW_BYTES + sum(len(value) for value in row.values if isinstance(value, bytes))
+        if pending > _PORTION_BYTES:
+            connection.execute("COMMIT")
+            connection.execute("BEGIN")
+            pending = 0
+    connection.execute("COMMIT")
+    return carried
+
+
+def _found_rows(file: PageFile) -> Iterator[tuple[str, Row]]:
+    """(table, row): rows that a table reaches first, so that they win over what only lies about.
+
+    The table is told by the row itself, whatever tree it hung in. Small tables come first: the blocks are judged by them.
+    """
+    roots = file.tables()
+    rank = {name: at for at, name in enumerate(_CARRY)}
+    for name in sorted(roots, key=lambda name: rank.get(name, len(rank))):
+        for row in file.table(roots[name]):
+            if table := _table_of(row):
+                yield table, row
+    file.skip_free_pages()
+    for row in file.orphans():
+        if table := _table_of(row):
+            yield table, row
+
+
+def _table_of(row: Row) -> str | None:
+    """Which table's row this is, by its shape; what looks alike is told apart by the table number in the sealed head."""
+    match row.values:
+        case (None, bytes(uuid), int(), int()) if len(uuid) == 16:
+            return "incarnation"
+        case (None, int(), bytes(sealed)):
+            return {TABLE_META: "commit_meta", TABLE_REFUSED: "refused"}.get(_sealed_table(sealed))
+        case (None, int(), int(), int(), int(), bytes(), int(), int(), bytes() | None):
+            return "block"
+        case (None, int(), int(), int(), int(), int(), int(), int(), bytes() | None):
+            return "exception"
+        case (None, int(), str(), bytes() | None):
+            return "quarantine"
+    return None
+
+
+def _sealed_table(sealed: bytes) -> int:
+    try:
+        return read_head(sealed).table
+    except IntegrityError:
+        return 0
+
+
+def _needed(connection: sqlite3.Connection, keys: OpenKeyring) -> Callable[[Row], bool]:
+    """Whether a block is still before some route's cursor or holds a replayed message; True where that is not known."""
+    try:
+        state = newest_state(connection, opening_cipher(keys), keys)
+    except IntegrityError:
+        state = None
+    line = 0 if state is None else state.retired_below()
+    pinned = {row[0] for row in connection.execute("SELECT block_commit FROM exception WHERE state = 3 AND sealed IS NULL")}
+
+    def needs(row: Row) -> bool:
+        last_seq = row.values[3]
+        return (isinstance(last_seq, int) and last_seq >= line) or commit_of(row.rowid) in pinned
+
+    return needs
+
+
+def _finish(state_dir: Path) -> None:
+    """Steps 3 and 4, also of a salvage that a crash interrupted."""
+    built, live = state_dir / BUILT_NAME, state_dir / JOURNAL_NAME
+    if not built.exists():
+        return
+    aside = state_dir / _free_name(state_dir)
+    if not live.exists():
+        aside.touch(mode=0o600)  # so that a log without its database has a name of its own
+    for end in ("-wal", "-shm", ""):
+        with contextlib.suppress(FileNotFoundError):
+            state_dir.joinpath(live.name + end).rename(state_dir / (aside.name + end))
+    built.rename(live)
+    _fsync(state_dir)
+
+
+def _free_name(state_dir: Path) -> str:
+    number = 1
+    while (state_dir / f"{JOURNAL_NAME}.quarantine-{number}").exists():
+        number += 1
+    return f"{JOURNAL_NAME}.quarantine-{number}"
+
+
+def _has_room(state_dir: Path) -> bool:
+    """Whether the whole file fits beside itself."""
+    system = os.statvfs(state_dir)
+    needed = sum(_size(state_dir / f"{JOURNAL_NAME}{end}") for end in ("", "-wal"))
+    return system.f_bavail * system.f_frsize > needed + needed // 8 + _PORTION_BYTES
+
+
+def _open_new(path: Path) -> sqlite3.Connection:
+    connection = connect_writer(path, _CHECKPOINT_PAGES, _NO_PAGE_LIMIT)
+    try:
+        migrate(connection)
+    except GatewayError:
+        connection.close()
+        raise
+    return connection
+
+
+def _connect_read_only(path: Path) -> sqlite3.Connection:
+    """Reads the log too and, being read-only, leaves both files as they are when it closes."""
+    return sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, isolation_level=None)
+
+
+def _touch(connection: sqlite3.Connection, *, whole: bool) -> None:
+    """Read what a start needs; raises where it cannot be read."""
+    names = {row[0] for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+    written = connection.execute("PRAGMA user_version").fetchone()[0]
+    pages = connection.execute("PRAGMA page_count").fetchone()[0]
+    if not written and not names and pages <= 1:
+        return  # a first start that came no further
+    if not written or not names.issuperset(_CARRY):
+        raise IntegrityError("journal-damaged", "the database lacks tables")
+    for name in _CARRY:
+        connection.execute(f"SELECT min(id), max(id) FROM {name}").fetchone()  # noqa: S608 - one of our own table names
+    if whole and connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+        raise IntegrityError("journal-damaged", "the database is not consistent")
+
+
+def _salvage_error(error: sqlite3.Error) -> GatewayError:
+    mapped = storage_error(error)
+    if isinstance(mapped, CapacityError):
+        return CapacityError("salvage-space", "the journal is damaged and there is no room to carry it over: free space on its file system")
+    return mapped
+
+
+def _remove(path: Path) -> None:
+    for end in ("", "-wal", "-shm"):
+        path.with_name(path.name + end).unlink(missing_ok=True)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+    except OSError:
+        raise StorageError("journal-unreadable", "the journal's files cannot be examined: check owner and mode") from None
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

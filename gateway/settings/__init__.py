@@ -1,0 +1,1 @@
+"""The configuration file: field types, tables, loading, linting (all issues at once)."""

@@ -1,0 +1,1 @@
+"""One file per kind of destination. See README.md beside this file."""
