@@ -14,7 +14,7 @@ from click.shell_completion import get_completion_class
 from gateway import __version__
 from gateway.admin.acting import dead_letter, replay
 from gateway.admin.desk import Desk, Programs, Surroundings, answering, with_configuration, with_json
-from gateway.admin.initialise import gateway_id_of, host_time_zone, initialise
+from gateway.admin.initialise import gateway_id_of, host_time_zone, initialise, unfit
 from gateway.admin.reading import audit, print_json, queue, refused, status, tap, trace
 from gateway.admin.wire import Exit
 from gateway.settings.load import lint
@@ -56,7 +56,11 @@ def build(programs: Programs, kinds: Kinds, surroundings: Surroundings) -> click
 @answering
 def init(desk: Desk, directory: Path, gateway_id: str | None, time_zone: str | None) -> None:
     """Make DIR with a configuration that runs and a key; never overwrites anything."""
-    made = initialise(directory, gateway_id or gateway_id_of(directory), time_zone or host_time_zone(), desk.surroundings.randomness)
+    chosen = gateway_id or gateway_id_of(directory), time_zone or host_time_zone()
+    for issue in unfit(*chosen):
+        option = "--id" if issue.path == "gateway.id" else "--time-zone"
+        raise click.BadParameter(f"{issue.reason}; {issue.fix}", param_hint=option)
+    made = initialise(directory, *chosen, desk.surroundings.randomness)
     click.echo(f"{made.configuration} is written: HL7 v2 over MLLP on 127.0.0.1:2575, into a file in {directory / 'out'}.")
     kept = "was there and is kept" if made.key_kept else "is written"
     click.echo(f"{made.key} {kept}: without it the journal cannot be read, so keep a copy in a safe place.")

@@ -8,14 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from pydantic import ValidationError
+
 from gateway.journal.key_provider import write_new_kek
 from gateway.model.errors import PermanentError, StorageError
+from gateway.settings.problems import issues_of
+from gateway.settings.tables import GatewayTable
 from gateway.settings.template import template
 
 if TYPE_CHECKING:
     from gateway.model.clock import Randomness
+    from gateway.model.errors import Issue
 
-__all__ = ["Initialised", "gateway_id_of", "host_time_zone", "initialise"]
+__all__ = ["Initialised", "gateway_id_of", "host_time_zone", "initialise", "unfit"]
 
 _FILE: Final = "gateway.toml"
 _UNFIT: Final = re.compile(r"[^a-z0-9]+")
@@ -51,6 +56,16 @@ def initialise(folder: Path, gateway_id: str, time_zone: str, randomness: Random
     except OSError:
         raise StorageError("cannot-write", f"cannot write in {folder}; check its owner, its mode and the free space") from None
     return Initialised(configuration, key, kept)
+
+
+def unfit(gateway_id: str, time_zone: str) -> tuple[Issue, ...]:
+    """What a configuration with these two would be refused for."""
+    table = {"id": gateway_id, "time_zone": time_zone}
+    try:
+        GatewayTable.model_validate(table)
+    except ValidationError as error:
+        return issues_of(error, GatewayTable, "gateway", table)
+    return ()
 
 
 def _write_new(path: Path, content: bytes) -> None:

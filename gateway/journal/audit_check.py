@@ -14,6 +14,7 @@ Limits, honestly: a tail that was cut off together with the witness cannot be se
 
 from __future__ import annotations
 
+import struct
 from collections import Counter
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -21,16 +22,16 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.journal.audit import AuditKind
 from gateway.journal.commits import commit_rows, newest_state, opening_cipher, read_incarnations
-from gateway.journal.exceptions import DONE_STATES, STATE_OF, seq_of
+from gateway.journal.exceptions import DONE_STATES, STATE_OF, open_content, seq_of
 from gateway.journal.records import (
     NO_INCARNATION,
     TABLE_BLOCK,
-    TABLE_EXCEPTION,
     TABLE_REFUSED,
     block_id,
     commit_of,
     encode_census,
 )
+from gateway.journal.refused import ROW_BYTES
 from gateway.journal.witness import WitnessState
 from gateway.model.errors import IntegrityError
 from gateway.model.state import Term
@@ -49,8 +50,12 @@ if TYPE_CHECKING:
 
 __all__ = ["AuditVerdict", "Declared", "Fault", "Finding", "verify"]
 
-_BLOCKS_OF: Final = "SELECT id, class, first_seq, last_seq, n, census, sealed FROM block WHERE id >= ? AND id < ? ORDER BY id"
+_BLOCKS_OF: Final = "SELECT id, class, first_seq, last_seq, n, census, at_us, size, sealed FROM block WHERE id >= ? AND id < ? ORDER BY id"
 _TAG_BYTES: Final = 16
+#: SQLite keeps any value in any column: what was put there by hand may be no number, or none that can be.
+_UNREADABLE: Final = (IntegrityError, OverflowError, TypeError, ValueError, KeyError, AttributeError, struct.error)
+#: id, class, first seq, last seq, n, census, time, size, sealed
+_BlockRow = tuple[int, int, int, int, int, bytes, int, int, bytes]
 _HELD: Final = STATE_OF[Term.HELD]
 _DEAD: Final = STATE_OF[Term.DEAD_LETTER]
 _QUEUED: Final = STATE_OF[Term.QUEUED]
@@ -63,6 +68,7 @@ class Fault(StrEnum):
 
     ROW_ALTERED = "row-altered"  #: a commit row does not open
     ROW_UNLINKED = "row-unlinked"  #: a commit row follows another one than it should
+    START_ALTERED = "start-altered"  #: the recorded start is another one than its commit says
     ROWS_MISSING = "rows-missing"  #: numbers between two kept commit rows
     TAIL_MISSING = "tail-missing"  #: the witness, a start or a block knows a later commit
     FORKED = "forked"  #: the witness knows this commit with other content
@@ -73,6 +79,7 @@ class Fault(StrEnum):
     EXCEPTION_ALTERED = "exception-altered"  #: a dead letter that does not open
     EXCEPTIONS_MISCOUNTED = "exceptions-miscounted"  #: other numbers of rows than the books say
     REFUSED_ALTERED = "refused-altered"
+    REFUSED_MISCOUNTED = "refused-miscounted"  #: the ring holds other rows than the last commit left
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +182,7 @@ def verify(connection: sqlite3.Connection, keys: OpenKeyring, last: LastStatus |
     _check_ends(walk, witness)
     if standing is WitnessState.FORGED:
         walk.find(Fault.WITNESS_FORGED, 0)
-    _check_exceptions(walk)
-    _check_refused(walk)
+    _check_rest(walk)
     findings = tuple(sorted(walk.findings, key=lambda finding: finding.commit))
     return AuditVerdict(
         walk.first, walk.last, walk.commits, walk.records, walk.blocks, findings, dict(walk.counts), tuple(walk.declared), standing
@@ -210,6 +216,8 @@ def _take_row(walk: _Walk, row: CommitRow) -> None:
         walk.last, walk.link = row.number, b""
         return
     _note_hole(walk, row.number)
+    if row.number < walk.anchor[0]:
+        walk.find(Fault.ROW_UNLINKED, row.number)  # a row that had been retired, put back
     expected = _expected_link(walk, row.number)
     if expected and expected != row.meta.prev:
         walk.find(Fault.ROW_UNLINKED, row.number)
@@ -217,7 +225,7 @@ def _take_row(walk: _Walk, row: CommitRow) -> None:
     walk.records += len(row.meta.audit)
     for record in row.meta.audit:
         _take_record(walk, record, row.number)
-    _take_blocks(walk, row.number, row.meta.blocks)
+    _take_blocks(walk, row, row.meta.blocks)
 
 
 def _expected_link(walk: _Walk, number: int) -> bytes:
@@ -242,10 +250,17 @@ def _take_record(walk: _Walk, record: AuditRecord, commit: int) -> None:
         case AuditKind.QUARANTINE:
             walk.declared.append(Declared(record.kind, commit))
             walk.quarantined.add(int(record.detail.get("block", 0)))
+        case AuditKind.START:
+            if not walk.incarnations.begins(commit, _bytes(record.detail.get("incarnation"))):
+                walk.find(Fault.START_ALTERED, commit)
         case AuditKind.RETIRE:
             walk.retired_below = max(walk.retired_below, int(record.detail.get("below", 0)))
         case _:
             pass
+
+
+def _bytes(text: str | int | None) -> bytes:
+    return bytes.fromhex(text) if isinstance(text, str) else b""
 
 
 def _told(text: str | int | None) -> list[tuple[int, int]]:
@@ -256,31 +271,34 @@ def _told(text: str | int | None) -> list[tuple[int, int]]:
 # ---------------------------------------------------------------------- blocks
 
 
-def _take_blocks(walk: _Walk, commit: int, refs: Iterable[BlockRef]) -> None:
-    rows = {row[0]: row for row in walk.connection.execute(_BLOCKS_OF, (block_id(commit), block_id(commit + 1)))}
+def _take_blocks(walk: _Walk, row: CommitRow, refs: Iterable[BlockRef]) -> None:
+    found = {found[0]: found for found in walk.connection.execute(_BLOCKS_OF, (block_id(row.number), block_id(row.number + 1)))}
     for ref in refs:
-        row = rows.pop(ref.id, None)
-        if row is None:
+        block = found.pop(ref.id, None)
+        if block is None:
             walk.gone.append(ref.id)
-        elif not row[6]:
+        elif not block[8]:
             walk.emptied.append(ref.id)
-        elif not _is_written(walk, commit, ref, row):
-            walk.find(Fault.BLOCK_ALTERED, commit)
+        elif not _is_written(walk, row, ref, block):
+            walk.find(Fault.BLOCK_ALTERED, row.number)
         else:
             walk.blocks += 1
-    for _ in rows:
-        walk.find(Fault.BLOCK_UNKNOWN, commit)
+    for _ in found:
+        walk.find(Fault.BLOCK_UNKNOWN, row.number)
 
 
-def _is_written(walk: _Walk, commit: int, ref: BlockRef, row: tuple[int, int, int, int, int, bytes, bytes]) -> bool:
-    sealed = bytes(row[6])
-    if row[1:6] != (ref.traffic, ref.first_seq, ref.last_seq, ref.count, encode_census(ref.census)) or sealed[-_TAG_BYTES:] != ref.tag:
+def _is_written(walk: _Walk, row: CommitRow, ref: BlockRef, block: _BlockRow) -> bool:
+    """Whether every column is what the commit wrote."""
+    *facts, size, sealed = block
+    if facts[1:] != [ref.traffic, ref.first_seq, ref.last_seq, ref.count, encode_census(ref.census), row.at_us]:
         return False
+    if not isinstance(sealed, bytes) or sealed[-_TAG_BYTES:] != ref.tag:
+        return False
+    incarnation = walk.incarnations.of(row.number)
     try:
-        walk.cipher.open(TABLE_BLOCK, ref.id, ref.traffic, ref.first_seq, ref.count, walk.incarnations.of(commit), sealed)
-    except IntegrityError:
+        return len(walk.cipher.open(TABLE_BLOCK, ref.id, ref.traffic, ref.first_seq, ref.count, incarnation, sealed)) == size
+    except _UNREADABLE:
         return False
-    return True
 
 
 def _judge(walk: _Walk) -> None:
@@ -324,23 +342,48 @@ def _check_ends(walk: _Walk, witness: Witness | None) -> None:
         walk.find(Fault.FORKED, witness.commit)
 
 
-def _check_exceptions(walk: _Walk) -> None:
-    """Dead letters open, and there are as many of each state as the books say, in one picture of the file."""
+def _check_rest(walk: _Walk) -> None:
+    """Dead letters and refused frames open, and there are as many as the state says, in one picture of the file."""
     walk.connection.execute("BEGIN")
     try:
         state = newest_state(walk.connection, walk.cipher, walk.keys)
-        rows = walk.connection.execute("SELECT id, route, state, sealed FROM exception").fetchall()
+        exceptions = walk.connection.execute("SELECT id, route, state, class, block_commit, sealed FROM exception").fetchall()
+        refused = walk.connection.execute("SELECT id, sealed FROM refused").fetchall()
     except IntegrityError:
-        return  # reported with its row
+        return  # the newest row: reported already
     finally:
         walk.connection.execute("ROLLBACK")
-    found = Counter((route, 0 if row_state in DONE_STATES else row_state) for _, route, row_state, _ in rows)
-    for row, _, row_state, sealed in rows:
+    for row, _, row_state, traffic, commit, sealed in exceptions:
         kept = row_state in (_HELD, _DEAD)
-        if (kept and sealed is None) or (sealed is not None and not _opens(walk, TABLE_EXCEPTION, row, seq_of(row), 1, bytes(sealed))):
+        if (kept or sealed is not None) and not _holds(walk, row, traffic, commit, sealed):
             walk.find(Fault.EXCEPTION_ALTERED, 0)
-    if state is not None and _miscounts(state, found):
-        walk.find(Fault.EXCEPTIONS_MISCOUNTED, 0)
+    for row, sealed in refused:
+        if not _opens(walk, row, sealed):
+            walk.find(Fault.REFUSED_ALTERED, 0)
+    if state is not None:
+        if _miscounts(state, Counter((route, 0 if row_state in DONE_STATES else row_state) for _, route, row_state, *_ in exceptions)):
+            walk.find(Fault.EXCEPTIONS_MISCOUNTED, 0)
+        if sum(len(sealed) + ROW_BYTES for _, sealed in refused) != state.refused_bytes:
+            walk.find(Fault.REFUSED_MISCOUNTED, 0)
+
+
+def _holds(walk: _Walk, row: int, traffic: int, commit: int, sealed: bytes | None) -> bool:
+    """Whether a row holds the message that its columns say."""
+    if sealed is None:
+        return False
+    try:
+        message = open_content(walk.cipher, row, traffic, sealed).message
+    except _UNREADABLE:
+        return False
+    return (message.seq, message.commit) == (seq_of(row), commit)
+
+
+def _opens(walk: _Walk, row: int, sealed: bytes) -> bool:
+    try:
+        walk.cipher.open(TABLE_REFUSED, row, 0, 0, 0, NO_INCARNATION, sealed)
+    except _UNREADABLE:
+        return False
+    return True
 
 
 def _miscounts(state: JournalState, found: Counter[tuple[int, int]]) -> bool:
@@ -352,17 +395,3 @@ def _miscounts(state: JournalState, found: Counter[tuple[int, int]]) -> bool:
         expected[ledger.number, _QUEUED] = ledger.requeued
         expected[ledger.number, 0] = ledger.done
     return +expected != +found
-
-
-def _check_refused(walk: _Walk) -> None:
-    for row, sealed in walk.connection.execute("SELECT id, sealed FROM refused").fetchall():
-        if not _opens(walk, TABLE_REFUSED, row, 0, 0, bytes(sealed)):
-            walk.find(Fault.REFUSED_ALTERED, 0)
-
-
-def _opens(walk: _Walk, table: int, row: int, seq: int, count: int, sealed: bytes) -> bool:
-    try:
-        walk.cipher.open(table, row, 0, seq, count, NO_INCARNATION, sealed)
-    except IntegrityError:
-        return False
-    return True

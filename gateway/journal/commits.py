@@ -25,6 +25,8 @@ __all__ = ["CommitRow", "Incarnations", "commit_rows", "newest_state", "opened_s
 
 #: Rows of about a kilobyte: a portion is read in milliseconds, so a checkpoint never waits for a reader.
 _PORTION: Final = 256
+#: Below every row id, also below those that only somebody else can have written.
+_BEFORE_ALL: Final = -(2**63)
 _ROWS: Final = "SELECT id, at_us, sealed FROM commit_meta WHERE id > ? ORDER BY id LIMIT ?"
 _NEWEST: Final = "SELECT id, at_us, sealed FROM commit_meta ORDER BY id DESC LIMIT 1"
 
@@ -45,6 +47,10 @@ class Incarnations:
         if at == 0:
             raise IntegrityError("incarnation-unknown", "a commit is older than every recorded start")
         return self._starts[at - 1][1]
+
+    def begins(self, commit: int, incarnation: bytes) -> bool:
+        """Whether a start with this commit and this id is recorded."""
+        return (commit, incarnation) in self._starts
 
     def newest(self) -> bytes:
         """The last start's; empty where none is recorded."""
@@ -82,12 +88,12 @@ def read_incarnations(connection: sqlite3.Connection) -> Incarnations:
 
 
 def commit_rows(
-    connection: sqlite3.Connection, cipher: RecordCipher, incarnations: Incarnations, keys: OpenKeyring, after: int = 0
+    connection: sqlite3.Connection, cipher: RecordCipher, incarnations: Incarnations, keys: OpenKeyring, after: int = _BEFORE_ALL
 ) -> Iterator[CommitRow]:
     """The rows with a number above ``after``, ascending, read in portions."""
     while rows := connection.execute(_ROWS, (after, _PORTION)).fetchall():
         for number, at_us, sealed in rows:
-            yield _opened(number, at_us, bytes(sealed), cipher, incarnations, keys)
+            yield _opened(number, at_us, sealed, cipher, incarnations, keys)
         after = rows[-1][0]
 
 
@@ -98,7 +104,7 @@ def newest_state(connection: sqlite3.Connection, cipher: RecordCipher, keys: Ope
         IntegrityError: the newest row does not open.
     """
     row = connection.execute(_NEWEST).fetchone()
-    return None if row is None else opened_state(_opened(row[0], row[1], bytes(row[2]), cipher, read_incarnations(connection), keys))
+    return None if row is None else opened_state(_opened(row[0], row[1], row[2], cipher, read_incarnations(connection), keys))
 
 
 def opened_state(row: CommitRow) -> JournalState:
@@ -115,6 +121,6 @@ def opened_state(row: CommitRow) -> JournalState:
 def _opened(number: int, at_us: int, sealed: bytes, cipher: RecordCipher, incarnations: Incarnations, keys: OpenKeyring) -> CommitRow:
     try:
         meta = decode_meta(cipher.open(TABLE_META, number, 0, 0, 0, incarnations.of(number), sealed))
-    except IntegrityError:
-        return CommitRow(number, at_us, None, b"")
-    return CommitRow(number, at_us, meta, chain_next(keys.chain_key, meta.prev, number, at_us, sealed))
+        return CommitRow(number, at_us, meta, chain_next(keys.chain_key, meta.prev, number, at_us, sealed))
+    except (IntegrityError, OverflowError, TypeError, AttributeError):
+        return CommitRow(number, at_us, None, b"")  # SQLite keeps any value in any column: a negative number, a text as time

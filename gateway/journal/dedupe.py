@@ -14,17 +14,19 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from gateway.model.message import Entry
 
-__all__ = ["KEY_BYTES", "Blinder", "Dedupe"]
+__all__ = ["KEY_BYTES", "Blinder", "Dedupe", "Digest"]
 
 #: On disk and in ``remember``: 8 bytes key, 8 bytes digest.
 KEY_BYTES: Final = 16
 _HALF: Final = 8
 #: Keys are forgotten in portions of this many: the window holds between ``capacity`` and one portion more.
 _PORTION_KEYS: Final = 1024
+_REPEATED_COMMITS: Final = 256
+_REPEATED_MAX_KEYS: Final = 2048
 
 
 class Blinder:
@@ -64,6 +66,39 @@ class _Portion:
     def __init__(self, first_commit: int) -> None:
         self.first_commit = first_commit
         self.keys = bytearray()
+
+
+class Digest:
+    """Decides when a commit row repeats the keys of the small commits before it. Used by the writer.
+
+    With one message a commit the window is 100,000 rows; a row that repeats 255 others lets a start skip them. Repeating a
+    key costs 16 bytes, so it is done only where commits are small and have bytes to spare.
+    """
+
+    def __init__(self) -> None:
+        self._first_commit = 0
+        self._keys: list[bytes] = []
+        self._commits = 0
+
+    def add(self, commit: int, keys: Sequence[bytes]) -> tuple[int, Sequence[bytes]]:
+        """``keys_from`` and the keys that the row of ``commit`` is to hold."""
+        if not keys:
+            return 0, keys
+        if not self._keys:
+            self._first_commit = commit
+        self._keys += keys
+        self._commits += 1
+        if len(self._keys) > _REPEATED_MAX_KEYS:
+            self.clear()
+        elif self._commits >= _REPEATED_COMMITS:
+            repeated, first = self._keys, self._first_commit
+            self.clear()
+            return first, repeated
+        return 0, keys
+
+    def clear(self) -> None:
+        """Begin anew behind the newest row (also after a failed commit: what was added may not be there)."""
+        self._keys, self._commits = [], 0
 
 
 class Dedupe:

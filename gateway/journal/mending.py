@@ -15,6 +15,7 @@ from gateway.journal.commits import commit_rows, opened_state, read_incarnations
 from gateway.journal.exceptions import STATE_OF, exception_id, seq_of
 from gateway.journal.ledger import JournalState
 from gateway.journal.records import TABLE_BLOCK, BlockRef, commit_of, decode_census, encode_census
+from gateway.journal.refused import ROW_BYTES
 from gateway.journal.repair import (
     FoundBlock,
     FoundException,
@@ -47,8 +48,7 @@ _QUEUED: Final = STATE_OF[Term.QUEUED]
 _GAP: Final = STATE_OF[Term.GAP]
 _BLOCKS: Final = "SELECT id, class, first_seq, last_seq, n, census FROM block WHERE id > ? ORDER BY id LIMIT 512"
 _EMPTY: Final = "INSERT INTO block (id, class, first_seq, last_seq, n, census, at_us, size, sealed) VALUES (?, ?, ?, ?, ?, ?, ?, 0, x'')"
-#: As the ring counts itself: 64 bytes a row beside the content.
-_REFUSED_BYTES: Final = "SELECT coalesce(sum(length(sealed) + 64), 0) FROM refused"
+_REFUSED_BYTES: Final = "SELECT coalesce(sum(length(sealed) + ?), 0) FROM refused"
 _SET_RIGHT: Final = "UPDATE block SET class = ?, first_seq = ?, last_seq = ?, n = ?, census = ? WHERE id = ?"
 _PUT_ASIDE: Final = (
     "INSERT OR IGNORE INTO quarantine (id, at_us, reason, sealed) SELECT id, at_us, 'columns', sealed FROM block WHERE id = ?"
@@ -271,4 +271,4 @@ def _expected(state: JournalState) -> Iterator[int]:
 def _recount(work: _Work) -> None:
     """What the state says about numbers of rows."""
     work.state.blocks = work.connection.execute("SELECT count(*) FROM block").fetchone()[0]
-    work.state.refused_bytes = work.connection.execute(_REFUSED_BYTES).fetchone()[0]
+    work.state.refused_bytes = work.connection.execute(_REFUSED_BYTES, (ROW_BYTES,)).fetchone()[0]

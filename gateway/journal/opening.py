@@ -103,14 +103,15 @@ def _load_window(writer: Writer, cipher: RecordCipher, dedupe: Dedupe, capacity:
         for number, sealed in rows:
             at = number
             try:
-                keys = meta_keys(cipher.open(TABLE_META, number, 0, 0, 0, writer.incarnation_of(number), sealed))
+                keys_from, keys = meta_keys(cipher.open(TABLE_META, number, 0, 0, 0, writer.incarnation_of(number), sealed))
             except IntegrityError:
                 lost += 1
                 continue
             if keys:
-                found.append((number, keys))
+                at = keys_from or number
+                found.append((at, keys))
                 wanted -= len(keys) // KEY_BYTES
-            if wanted <= 0:
+            if wanted <= 0 or at < number:
                 break
     for number, keys in reversed(found):
         dedupe.load(number, keys)

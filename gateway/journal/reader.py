@@ -154,6 +154,8 @@ class Reader:
         step = _Step(self, request, batch)
         size = 0
         for number, (commit, heads) in enumerate(self.commits(request.after.commit, request.after.seq + 1, request.until_seq)):
+            if max(head.last_seq for head in heads) <= request.after.seq:
+                continue  # passed already: its size must not keep the next one from being read
             wanted = step.wanted_bytes(heads)
             if number >= _COMMITS_PER_READ or (size and wanted and size + wanted > request.max_bytes):
                 break
@@ -213,7 +215,6 @@ class Reader:
             raise IntegrityError("block-gone", "a block was put aside or is gone")
         incarnation = self.incarnation_of(commit_of(head.id))
         return decode_block(self.cipher.open(TABLE_BLOCK, head.id, head.traffic, head.first_seq, head.count, incarnation, row[0]))
-
 
     def check_columns(self, head: BlockHead) -> None:
         """The clear columns of a block that does not open are believed only as far as its commit row says the same.

@@ -11,7 +11,10 @@ are packed in one call for all messages:
 
 A profile is (source, kind, charset, clock state, route): what many messages share. Commit row (table 2):
 
-    u8 format | u32 head length | head JSON {"prev", "blocks", "audit", "state"} | 16 bytes per remembered duplicate key
+    u8 format | u64 keys_from | u32 head length | head JSON {"prev", "blocks", "audit", "state"} | 16 bytes per duplicate key
+
+``keys_from``: 0, or the first of the commits before this one whose keys this row repeats, so that a start needs not read
+100,000 rows of one key each.
 """
 
 from __future__ import annotations
@@ -78,6 +81,7 @@ NO_INCARNATION: Final = bytes(16)
 
 _FORMAT: Final = 1
 _HEAD: Final = struct.Struct(">BI")
+_META_HEAD: Final = struct.Struct(">BQI")
 
 #: (source, kind, charset, clock state, route)
 Profile = tuple[str, str, str, str, str]
@@ -242,17 +246,26 @@ class BlockRef:
 
 @dataclass(frozen=True, slots=True)
 class MetaRow:
-    """A commit row, opened. ``state``: the whole small mutable state of the journal after this commit, as JSON values."""
+    """A commit row, opened. ``state``: the whole small mutable state of the journal after this commit, as JSON values.
+
+    ``keys``: duplicate keys of this commit and, where ``keys_from`` is not 0, of those from ``keys_from`` on.
+    """
 
     prev: bytes
     blocks: tuple[BlockRef, ...]
     audit: tuple[AuditRecord, ...]
     state: Mapping[str, Any]
     keys: bytes
+    keys_from: int = 0
 
 
 def encode_meta(
-    prev: bytes, blocks: Iterable[BlockRef], audit: Sequence[AuditRecord], state: Mapping[str, Any], keys: Sequence[bytes]
+    prev: bytes,
+    blocks: Iterable[BlockRef],
+    audit: Sequence[AuditRecord],
+    state: Mapping[str, Any],
+    keys: Sequence[bytes],
+    keys_from: int = 0,
 ) -> bytes:
     """The plaintext of a commit row (format in the module text)."""
     head = orjson.dumps(
@@ -266,7 +279,7 @@ def encode_meta(
             "state": state,
         }
     )
-    return b"".join((_HEAD.pack(_FORMAT, len(head)), head, *keys))
+    return b"".join((_META_HEAD.pack(_FORMAT, keys_from, len(head)), head, *keys))
 
 
 def decode_meta(plaintext: bytes) -> MetaRow:
@@ -275,34 +288,41 @@ def decode_meta(plaintext: bytes) -> MetaRow:
     Raises:
         IntegrityError: ``meta-format``, ``audit-record``.
     """
+    keys_from, end = _meta_head(plaintext)
     try:
-        head, at = _head(plaintext)
+        head = orjson.loads(plaintext[_META_HEAD.size : end])
         blocks = tuple(
             BlockRef(row, bytes.fromhex(tag), first, last, traffic, {(s, r): n for s, r, n in census})
             for row, tag, first, last, traffic, census in head["blocks"]
         )
         prev, audit, state = bytes.fromhex(head["prev"]), head["audit"], head["state"]
-    except (struct.error, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         raise IntegrityError("meta-format", "an opened commit row cannot be read") from None
-    if len(prev) != 32 or (len(plaintext) - at) % 16 or not isinstance(state, dict):
+    if len(prev) != 32 or not isinstance(state, dict):
         raise IntegrityError("meta-format", "an opened commit row cannot be read")
-    return MetaRow(prev, blocks, decode_records(audit), state, plaintext[at:])
+    return MetaRow(prev, blocks, decode_records(audit), state, plaintext[end:], keys_from)
 
 
-def meta_keys(plaintext: bytes) -> bytes:
-    """Only the duplicate keys of a commit row: a start reads up to 100,000 of these rows, so the JSON stays unparsed.
+def meta_keys(plaintext: bytes) -> tuple[int, bytes]:
+    """Only ``keys_from`` and the duplicate keys of a commit row: a start reads many rows, so the JSON stays unparsed.
 
     Raises:
         IntegrityError: ``meta-format``.
     """
+    keys_from, end = _meta_head(plaintext)
+    return keys_from, plaintext[end:]
+
+
+def _meta_head(plaintext: bytes) -> tuple[int, int]:
+    """(keys_from, end of the JSON head)."""
     try:
-        version, size = _HEAD.unpack_from(plaintext)
+        version, keys_from, size = _META_HEAD.unpack_from(plaintext)
     except struct.error:
-        version, size = 0, 0
-    end = _HEAD.size + size
+        version, keys_from, size = 0, 0, 0
+    end = _META_HEAD.size + size
     if version != _FORMAT or end > len(plaintext) or (len(plaintext) - end) % 16:
         raise IntegrityError("meta-format", "an opened commit row cannot be read")
-    return plaintext[end:]
+    return keys_from, end
 
 
 def encode_headed(head: Mapping[str, Any], content: bytes) -> bytes:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from gateway.journal.cipher import RecordCipher
     from gateway.journal.transaction import Transaction
 
-__all__ = ["Refusal", "Refusals", "RefusedRow", "list_refused", "show_refused"]
+__all__ = ["ROW_BYTES", "Refusal", "Refusals", "RefusedRow", "list_refused", "show_refused"]
 
 #: Of one source and code: frames kept a minute. The first ones tell; the ten thousandth like them does not.
 _KEPT_PER_MINUTE: Final = 8
@@ -32,7 +32,7 @@ _MINUTE_US: Final = 60_000_000
 #: (source, code) pairs counted at a time; both are our own words, so more than this is a defect.
 _COUNTERS_MAX: Final = 4096
 #: A row takes this much beside its content.
-_ROW_BYTES: Final = 64
+ROW_BYTES: Final = 64
 
 _INSERT: Final = "INSERT INTO refused (id, at_us, sealed) VALUES (?, ?, ?)"
 _NEXT: Final = (
@@ -138,13 +138,13 @@ def _write(tx: Transaction, waiting: list[Refusal], ring_bytes: int) -> None:
         plaintext = encode_headed(head, refusal.kept[:REFUSED_KEEP_BYTES])
         sealed = tx.cipher.seal(TABLE_REFUSED, row, 0, 0, 0, NO_INCARNATION, plaintext)
         tx.connection.execute(_INSERT, (row, refusal.refused_us, sealed))
-        tx.state.refused_bytes += len(sealed) + _ROW_BYTES
+        tx.state.refused_bytes += len(sealed) + ROW_BYTES
     while tx.state.refused_bytes > ring_bytes and (rows := tx.connection.execute(_OLDEST).fetchall()):
         for row, size in rows:
             if tx.state.refused_bytes <= ring_bytes:
                 break
             tx.connection.execute("DELETE FROM refused WHERE id = ?", (row,))
-            tx.state.refused_bytes -= size + _ROW_BYTES
+            tx.state.refused_bytes -= size + ROW_BYTES
 
 
 def list_refused(connection: sqlite3.Connection, cipher: RecordCipher, limit: int) -> list[RefusedRow]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.journal.audit import AuditKind, AuditRecord, chain_next
 from gateway.journal.blocks import pack
+from gateway.journal.dedupe import Digest
 from gateway.journal.ledger import JournalState, decode_state, encode_state, member, members
 from gateway.journal.migrations import migrate
 from gateway.journal.pragmas import connect_writer, storage_error
@@ -107,6 +108,7 @@ class Writer:
         self._cipher = cipher
         self._blinder = blinder
         self._ballast = Ballast(place.state_dir, limits.reserve)
+        self._digest = Digest()
         self._gauge = Gauge(place.state_dir)
         self._connection: sqlite3.Connection | None = None
         self._incarnations: list[tuple[int, bytes]] = []
@@ -221,6 +223,8 @@ class Writer:
         if busy:
             self._abandon()
             raise StorageError("journal-busy", "the log cannot be checkpointed while it is being read")
+        if self._adopted is not None:
+            self._oldest_us = {name: self._oldest_queued(name) for name in self.state.routes}
 
     def _abandon(self) -> None:
         """Give the connection up after an error; what it says while closing does not matter any more."""
@@ -305,6 +309,7 @@ class Writer:
         """A full disk needs a rollback only; after anything else the connection is not trusted any more."""
         mapped = storage_error(error)
         connection = self._connection
+        self._digest.clear()
         if not isinstance(mapped, CapacityError) or connection is None:
             if isinstance(mapped, IntegrityError):
                 ask_for_salvage(self._place.state_dir)
@@ -354,7 +359,8 @@ class Writer:
 
     def _write_meta(self, tx: Transaction, blocks: Sequence[SealedBlock], keys: Sequence[bytes]) -> None:
         state = tx.state
-        plaintext = encode_meta(state.chain, [block.ref for block in blocks], tx.audit, encode_state(state), keys)
+        keys_from, kept = self._digest.add(tx.number, keys)
+        plaintext = encode_meta(state.chain, [block.ref for block in blocks], tx.audit, encode_state(state), kept, keys_from)
         sealed = self._cipher.seal(TABLE_META, tx.number, 0, 0, 0, self.incarnation, plaintext)
         tx.connection.execute(_INSERT_META, (tx.number, tx.at_us, sealed))
         state.chain = chain_next(self._keys.chain_key, state.chain, tx.number, tx.at_us, sealed)

@@ -145,6 +145,7 @@ class LogEvent(Enum):
     COMMIT_FAILED = _error("EG206", "a commit failed; nothing of it was acknowledged", "code", "count")
     BLOCK_QUARANTINED = _error("EG207", "stored bytes are not what was written; kept aside as a gap", "code", "blocks", "messages")
     JOURNAL_RETIRED = _debug("EG208", "delivered messages past their time made room", "blocks", "bytes")
+    JOURNAL_DAMAGED = _error("EG212", "the database file is damaged; the next start salvages what can be read", "code")
     JOURNAL_SALVAGED = _error(
         "EG211", "a damaged database was put aside; what was readable was carried over, the rest is declared", "code"
     )

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import os
+from functools import partial
+from typing import NoReturn
 
 from gateway.admin.command import PROGRAM, Programs, Surroundings, build
-from gateway.admin.offline_port import open_offline
 from gateway.receiver.command import receive_command
 from gateway.service.demo_run import demo
 from gateway.service.kinds import KINDS
 from gateway.service.main import run
+from gateway.service.offline_port import open_stopped
 from gateway.service.system_clock import SystemClock, SystemRandomness
 
 __all__ = ["command_line"]
 
 
-def command_line() -> int:
-    """Run one command; returns its exit code (click ends the process by itself for usage errors)."""
+def command_line() -> NoReturn:
+    """Run one command; click ends the process with its exit code."""
     clock = SystemClock()
-    surroundings = Surroundings(clock, SystemRandomness(), os.environ, open_offline)
-    group = build(Programs(run, demo, receive_command(clock)), KINDS, surroundings)
-    group.main(prog_name=PROGRAM)
-    return 0
+    surroundings = Surroundings(clock, SystemRandomness(), os.environ, partial(open_stopped, clock=clock))
+    build(Programs(run, demo, receive_command(clock)), KINDS, surroundings).main(prog_name=PROGRAM)

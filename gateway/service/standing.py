@@ -73,6 +73,8 @@ class Standing:
                 self.log.emit(LogEvent.CHAIN_BROKEN, code=event.code, count=event.count)
             case JournalEventKind.SALVAGED:
                 self.log.emit(LogEvent.JOURNAL_SALVAGED, code=event.code)
+            case JournalEventKind.DAMAGED:
+                self.log.emit(LogEvent.JOURNAL_DAMAGED, code=event.code)
             case JournalEventKind.BALLAST:
                 return
             case _:

@@ -29,6 +29,7 @@ _BACKLOG: Final = 1024
 #: Connections accepted in one turn of the loop, so that a storm of connections leaves room for those that work.
 _ACCEPTS_A_TURN: Final = 64
 _OUT_OF_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_NOT_HERE: Final = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 _ACCEPT_AGAIN_S: Final = 1.0
 #: One read. Small enough that a connection which sends nothing but tiny frames holds the loop for a few milliseconds
 #: only; with 256 KiB (asyncio's own) it would be a hundred.
@@ -38,6 +39,7 @@ _READ_BYTES: Final = 32 * 1024
 _LINGER_S: Final = 2.0
 
 _Address = IPv4Address | IPv6Address
+_Where = tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]
 _Network = IPv4Network | IPv6Network
 
 
@@ -373,13 +375,25 @@ class TcpListener:
         self._loop = asyncio.get_running_loop()
         try:
             found = await self._loop.getaddrinfo(self._host or None, self._port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-            for family, _, _, _, where in dict.fromkeys(found):
-                self._sockets.append(_bound(family, where))
+            self._bind_each([(family, where) for family, _, _, _, where in dict.fromkeys(found)])
         except OSError as error:
             self.stop_listening()
             raise _listen_error(error, self._host, self._port) from None
         for listening in self._sockets:
             self._loop.add_reader(listening.fileno(), self._accept, listening)
+
+    def _bind_each(self, places: list[tuple[int, _Where]]) -> None:
+        """A name may have an address that this box does not ("localhost" without IPv6): one that works is enough."""
+        missing: OSError | None = None
+        for family, where in places:
+            try:
+                self._sockets.append(_bound(family, where))
+            except OSError as error:
+                if error.errno not in _NOT_HERE:
+                    raise
+                missing = error
+        if missing is not None and not self._sockets:
+            raise missing
 
     def stop_listening(self) -> None:
         """Take no more connections; those that are open stay."""
@@ -493,7 +507,7 @@ class TcpListener:
             raise
 
 
-def _bound(family: int, where: tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]) -> socket.socket:
+def _bound(family: int, where: _Where) -> socket.socket:
     listening = socket.socket(family, socket.SOCK_STREAM)
     try:
         listening.setblocking(False)

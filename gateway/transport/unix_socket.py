@@ -28,6 +28,8 @@ PATH_MAX_BYTES: Final = 107
 _REQUEST_MAX_BYTES: Final = 256 * 1024
 _ANSWER_MAX_BYTES: Final = 96 * 1024 * 1024  # a revealed 16 MiB message in base64, with room
 _CONNECTIONS_MAX: Final = 32
+_ACCEPT_TURNS: Final = 5
+_HANG_UP_S: Final = 1.0
 _CHUNK_BYTES: Final = 65536
 _CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid
 
@@ -104,6 +106,11 @@ class LineServer:
         """Close the socket, end every connection, remove the file where it is still ours."""
         if self._server is None:
             return
+        # Accept no more, and let what was accepted in this turn of the loop get its task, before closing: a connection
+        # that asyncio sets up for a closed server is lost without being closed (seen with CPython 3.11).
+        asyncio.get_running_loop().remove_reader(self._server.sockets[0].fileno())
+        for _ in range(_ACCEPT_TURNS):
+            await asyncio.sleep(0)
         self._server.close()
         for task in self._open:
             task.cancel()
@@ -124,10 +131,22 @@ class LineServer:
             await self.talk(Line(_identity(line), reader, writer))
         except asyncio.CancelledError:
             # only ``stop`` cancels; asyncio's own callback would log a cancelled connection as an error
-            return
+            writer.transport.abort()
         finally:
+            await _hang_up(writer)
             self._open.discard(task)
-            writer.close()
+
+
+async def _hang_up(writer: asyncio.StreamWriter) -> None:
+    """Close once what was written has left, or after a second."""
+    writer.close()
+    with contextlib.suppress(OSError):
+        try:
+            async with asyncio.timeout(_HANG_UP_S):
+                await writer.wait_closed()
+        except TimeoutError:
+            writer.transport.abort()
+            await writer.wait_closed()
 
 
 def _bound(path: Path) -> socket.socket:

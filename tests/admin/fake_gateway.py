@@ -14,7 +14,6 @@ from gateway.admin.ports import AuditReport, DeadLetterContent, TapLine
 from gateway.admin.socket_server import AdminServer
 from gateway.admin.tap_feed import TapFeed
 from gateway.journal.audit import AuditKind, AuditRecord
-from gateway.journal.audit_check import Finding
 from gateway.journal.interface import ExceptionRow, QueueRow, ReplayResult, TraceRecord
 from gateway.journal.refused import RefusedRow
 from gateway.journal.witness import WitnessState
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gateway.admin.ports import Actor
+    from gateway.journal.audit_check import Finding
     from gateway.model.errors import GatewayError
     from gateway.model.event import EventId
 

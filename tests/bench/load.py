@@ -160,12 +160,12 @@ class _Sender:
 def _templates(load: Load) -> list[tuple[bytes, bytes]]:
     """What stands before and after the number, for several patients, so that traffic is neither constant nor random."""
     bodies = []
-    for patient in range(64):
+    for patient in range(64 if load.random else 2048):
         if load.random:
             text = os.urandom(load.size_bytes // 2).hex().encode()
             body = message(_MARK, patient=patient, rest=b"PID|1||100001^^^SITE^MR||DOE^JANE\rOBX|1|TX|9||" + text + b"||||||F\r")
         else:
-            body = padded(_MARK, load.size_bytes, patient)
+            body = padded(_MARK, load.size_bytes, patient)  # another patient, other values
         head, _, tail = framed(body).partition(_MARK.encode())
         bodies.append((head, tail))
     return bodies

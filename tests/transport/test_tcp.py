@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import ipaddress
 import socket
 import struct
@@ -100,9 +101,9 @@ async def test_a_silent_connection_is_closed_unless_it_waits_for_us() -> None:
 
 
 async def test_traffic_keeps_a_connection_open() -> None:
-    async with listening(ListenerLimits(idle_timeout_s=0.2), echo=True) as door:
+    async with listening(ListenerLimits(idle_timeout_s=0.5), echo=True) as door:
         link = await connect("127.0.0.1", door.port, None, 5.0)
-        for _ in range(6):
+        for _ in range(12):
             await asyncio.sleep(0.05)
             await link.send(b"x")
             assert await link.receive(5.0) == b"x"
@@ -265,6 +266,50 @@ async def test_an_ipv6_wildcard_serves_ipv4_and_judges_the_plain_address() -> No
     assert sessions[0].link.peer == "127.0.0.1"
     await link.close()
     assert await listener.close(5.0)
+
+
+class WithoutDescriptors:
+    """The listening socket of a process that has used up its file descriptors, for one attempt."""
+
+    def __init__(self, listening: socket.socket) -> None:
+        self.listening = listening
+        self.attempts = 0
+
+    def accept(self) -> tuple[socket.socket, object]:
+        self.attempts += 1
+        if self.attempts == 1:
+            raise OSError(errno.EMFILE, "too many open files")
+        return self.listening.accept()
+
+    def fileno(self) -> int:
+        return self.listening.fileno()
+
+    def close(self) -> None:
+        self.listening.close()
+
+    def getsockname(self) -> tuple[str, int]:
+        host, port = self.listening.getsockname()
+        return host, port
+
+
+async def test_without_file_descriptors_accepting_rests_and_goes_on_later() -> None:
+    async with listening(echo=True) as door:
+        starving = WithoutDescriptors(door.listener._sockets[0])
+        door.listener._sockets[0] = starving  # type: ignore[call-overload]
+        door.listener._accept(starving)  # type: ignore[arg-type]
+        assert door.turned_away == [(TurnedAway.NO_DESCRIPTORS, "")]
+        link = await connect("127.0.0.1", door.port, None, 5.0)
+        await link.send(b"x")
+        assert await link.receive(5.0) == b"x"
+        assert starving.attempts >= 2
+        await link.close()
+
+
+async def test_a_name_needs_only_one_address_that_this_box_has() -> None:
+    listener = TcpListener("127.0.0.1", 0, ListenerLimits(), Recorder, lambda _why, _who: None)
+    listener._bind_each([(socket.AF_INET, ("192.0.2.1", 0)), (socket.AF_INET, ("127.0.0.1", 0))])
+    assert listener.address[0] == "127.0.0.1"
+    listener.stop_listening()
 
 
 # --- the client side ---
