@@ -48,7 +48,7 @@ def build(programs: Programs, kinds: Kinds, surroundings: Surroundings) -> click
     return group
 
 
-@click.command
+@click.command(short_help="Make a directory with a configuration and a key.")
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--id", "gateway_id", metavar="ID", help="The gateway's id, 1 to 63 of a-z 0-9 -; default: from the directory's name.")
 @click.option("--time-zone", metavar="NAME", help="For senders that give no UTC offset; default: this machine's.")
@@ -68,7 +68,7 @@ def init(desk: Desk, directory: Path, gateway_id: str | None, time_zone: str | N
     click.echo(f"      {PROGRAM} run -c {made.configuration}")
 
 
-@click.command
+@click.command(short_help="Find every problem of a configuration in one run.")
 @with_configuration
 @with_json
 @click.pass_obj
@@ -106,7 +106,7 @@ def run(desk: Desk, config: Path | None) -> None:
     raise SystemExit(desk.programs.run(desk.path(config)))
 
 
-@click.command
+@click.command(short_help="See it work, the link cut and restored included.")
 @click.option("--for", "seconds", type=click.FloatRange(1.0), metavar="SECONDS", help="How long; default: until you have seen it all.")
 @click.pass_obj
 @answering
@@ -115,7 +115,7 @@ def demo(desk: Desk, seconds: float | None) -> None:
     raise SystemExit(desk.programs.demo(seconds))
 
 
-@click.command
+@click.command(short_help="Print the completion script of a shell.")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:

@@ -49,7 +49,7 @@ class Programs:
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """The world outside. ``open_offline``: the journal of a stopped daemon (``admin.offline_port.open_offline``)."""
+    """The world outside. ``open_offline``: the journal of a stopped daemon (raises as ``OfflinePort``)."""
 
     clock: Clock
     randomness: Randomness

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from gateway.admin import rows
-from gateway.admin.operations import parse_event
+from gateway.admin.operations import LIMIT_MAX, parse_event
 from gateway.admin.wire import Arguments
 from gateway.model.errors import UnavailableError
 from gateway.observe.status import as_json
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from gateway.admin.rows import Row
 
 __all__ = ["OfflineRows"]
-
-_EVERYTHING: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +53,12 @@ def _message(journal: OfflinePort, gateway: str, arguments: Arguments) -> Iterat
 
 
 def _dead_letters(journal: OfflinePort, _gateway: str, arguments: Arguments) -> Iterator[Row]:
-    return map(rows.exception_row, journal.dead_letters(arguments.text_or_none("route")))
+    return map(rows.exception_row, journal.dead_letters(arguments.text_or_none("route"), arguments.number("limit")))
 
 
 def _dead_letter(journal: OfflinePort, gateway: str, arguments: Arguments) -> Iterator[Row]:
     event = str(parse_event(arguments.text("id"), gateway))
-    found = journal.dead_letters(arguments.text_or_none("route"))
+    found = journal.dead_letters(arguments.text_or_none("route"), LIMIT_MAX)
     return (rows.exception_row(row) for row in found if row.event_id == event)
 
 
@@ -74,7 +72,7 @@ def _refused(journal: OfflinePort, _gateway: str, arguments: Arguments) -> Itera
 
 def _refused_frame(journal: OfflinePort, _gateway: str, arguments: Arguments) -> Iterator[Row]:
     number = arguments.number("id")
-    return (rows.refused_row(row) for row in journal.refused(_EVERYTHING) if row.id == number)
+    return (rows.refused_row(row) for row in journal.refused(LIMIT_MAX) if row.id == number)
 
 
 def _audit(journal: OfflinePort, _gateway: str, _arguments: Arguments) -> Iterator[Row]:

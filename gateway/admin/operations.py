@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from gateway.admin.wire import Arguments
     from gateway.observe.log import EventLog
 
-__all__ = ["OPERATIONS", "Errand", "Operation", "parse_event"]
+__all__ = ["LIMIT_MAX", "OPERATIONS", "Errand", "Operation", "parse_event"]
 
-_LIMIT_MAX: Final = 100_000
+LIMIT_MAX: Final = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +38,10 @@ class Errand:
     arguments: Arguments
     actor: Actor
 
-    async def reveal(self, seqs: Sequence[int]) -> None:
+    async def reveal(self, what: str, event: EventId | None = None) -> None:
         """Have it audited that content is shown; returns once that is durable."""
-        await self.port.note_reveal(self.actor, self.op, seqs)
-        self.log.emit(LogEvent.CONTENT_REVEALED, operation=self.op, account=self.actor.account, uid=self.actor.uid, count=len(seqs))
+        await self.port.note_reveal(self.actor, what, event)
+        self.log.emit(LogEvent.CONTENT_REVEALED, operation=self.op, account=self.actor.account, uid=self.actor.uid)
 
     def acted(self, count: int) -> None:
         """Say in the log that an operator's command was carried out."""
@@ -78,22 +78,23 @@ async def _message(errand: Errand) -> AsyncGenerator[Row, None]:
         return
     row = rows.message_row(message, errand.gateway)
     if errand.arguments.flag("reveal"):
-        await errand.reveal([event.seq])
+        await errand.reveal("message", event)
         row = rows.revealed(row, message.body, message.charset)
     yield row
 
 
 async def _dead_letters(errand: Errand) -> AsyncGenerator[Row, None]:
-    for row in await errand.port.dead_letters(errand.arguments.text_or_none("route")):
+    for row in await errand.port.dead_letters(errand.arguments.text_or_none("route"), _limit(errand.arguments)):
         yield rows.exception_row(row)
 
 
 async def _dead_letter(errand: Errand) -> AsyncGenerator[Row, None]:
     event = parse_event(errand.arguments.text("id"), errand.gateway)
-    found = [row for row in await errand.port.dead_letters(errand.arguments.text_or_none("route")) if row.event_id == str(event)]
+    listed = await errand.port.dead_letters(errand.arguments.text_or_none("route"), LIMIT_MAX)
+    found = [row for row in listed if row.event_id == str(event)]
     reveal = errand.arguments.flag("reveal")
     if found and reveal:
-        await errand.reveal([event.seq])
+        await errand.reveal("dead-letter", event)
     for row in found:
         shown = rows.exception_row(row)
         if reveal and (content := await errand.port.dead_letter_content(event, row.route)) is not None:
@@ -117,7 +118,7 @@ async def _refused_frame(errand: Errand) -> AsyncGenerator[Row, None]:
         return
     row = rows.refused_row(frame)
     if errand.arguments.flag("reveal"):
-        await errand.reveal([])
+        await errand.reveal(f"refused-frame {frame.id}")
         row = rows.revealed(row, frame.kept, "")
     yield row
 
@@ -129,7 +130,7 @@ async def _audit(errand: Errand) -> AsyncGenerator[Row, None]:
 async def _tap(errand: Errand) -> AsyncGenerator[Row, None]:
     reveal = errand.arguments.flag("reveal")
     if reveal:
-        await errand.reveal([])
+        await errand.reveal("tap")
     async with contextlib.aclosing(errand.port.tap()) as lines:
         async for line in lines:
             if isinstance(line, int):
@@ -174,7 +175,7 @@ async def _replay(errand: Errand) -> AsyncGenerator[Row, None]:
 
 
 def _limit(arguments: Arguments) -> int:
-    return max(1, min(arguments.number("limit"), _LIMIT_MAX))
+    return max(1, min(arguments.number("limit"), LIMIT_MAX))
 
 
 OPERATIONS: Final[dict[str, Operation]] = {

@@ -70,8 +70,8 @@ class AdminPort(Protocol):
         """The oldest ``limit`` queued messages of a route."""
         ...
 
-    async def dead_letters(self, route: str | None) -> Sequence[ExceptionRow]:
-        """Dead letters of one route or all, oldest first."""
+    async def dead_letters(self, route: str | None, limit: int) -> Sequence[ExceptionRow]:
+        """The oldest ``limit`` dead letters of one route or all."""
         ...
 
     async def dead_letter_content(self, event: EventId, route: str) -> DeadLetterContent | None:
@@ -98,8 +98,11 @@ class AdminPort(Protocol):
         """Walk the whole chain."""
         ...
 
-    async def note_reveal(self, actor: Actor, what: str, seqs: Sequence[int]) -> None:
-        """Commit an audit record of kind ``reveal``; returns once it is durable. ``what``: a word of ours."""
+    async def note_reveal(self, actor: Actor, what: str, event: EventId | None) -> None:
+        """Commit an audit record of kind ``reveal``; returns once it is durable.
+
+        ``what``: our own words (``message``, ``refused-frame 5``, ``tap``); ``event``: the message, None where it is not one.
+        """
         ...
 
     async def replay_dead_letters(self, events: Sequence[EventId], route: str | None, actor: Actor, reason: str) -> int:
@@ -111,7 +114,7 @@ class AdminPort(Protocol):
         ...
 
     async def replay_range(self, route: str, since_us: int, until_us: int, *, dry_run: bool, actor: Actor, reason: str) -> ReplayResult:
-        """Send again what a route received in [since, until) (audited); with ``dry_run`` only count."""
+        """Send again what a route received in [since, until] (audited); with ``dry_run`` only count."""
         ...
 
     def tap(self) -> AsyncGenerator[TapLine | int, None]:
@@ -130,7 +133,7 @@ class OfflinePort(Protocol):
         """As ``AdminPort.queue``."""
         ...
 
-    def dead_letters(self, route: str | None) -> Sequence[ExceptionRow]:
+    def dead_letters(self, route: str | None, limit: int) -> Sequence[ExceptionRow]:
         """As ``AdminPort.dead_letters``."""
         ...
 

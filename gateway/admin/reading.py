@@ -76,7 +76,7 @@ def print_one(found: Sequence[Row], *, as_json: bool, missing: str) -> None:
             click.echo(f"\n{content_text(row)}")
 
 
-@click.command
+@click.command(short_help="Show state, counts and queues.")
 @with_configuration
 @with_json
 @click.pass_obj
@@ -186,7 +186,7 @@ def refused_show(desk: Desk, number: int, config: Path | None, by: str, *, revea
     print_one(rows, as_json=as_json, missing="no refused frame has this number (the ring keeps the newest ones)")
 
 
-@click.command
+@click.command(short_help="Show messages as they are committed.")
 @with_configuration
 @click.option("--count", type=click.IntRange(1), metavar="N", help="End after so many messages; default: on Ctrl-C.")
 @click.option("--reveal", is_flag=True, help="Show the content too; this is recorded in the audit trail.")

@@ -330,8 +330,7 @@ def _check_ends(walk: _Walk, witness: Witness | None) -> None:
     """Nothing may lie before the first kept row or behind the last one."""
     connection = walk.connection
     newest_block = connection.execute("SELECT max(id) FROM block").fetchone()[0] or 0
-    newest_start = connection.execute("SELECT max(first_commit) FROM incarnation").fetchone()[0] or 0
-    known = max(commit_of(newest_block), newest_start, 0 if witness is None else witness.commit)
+    known = max(commit_of(newest_block), read_incarnations(connection).newest_commit(), 0 if witness is None else witness.commit)
     last = connection.execute("SELECT max(id) FROM commit_meta").fetchone()[0] or 0  # the daemon may have gone on meanwhile
     if known > last:
         walk.find(Fault.TAIL_MISSING, last + 1)

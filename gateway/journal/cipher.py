@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING, Final
 
 import zstandard
@@ -65,8 +66,12 @@ class RecordCipher:
         Raises:
             IntegrityError: ``record-...`` of the record format, or ``record-packing``.
         """
-        context = self._context(table, rowid, lane, first_seq, count, incarnation)
-        opened = open_record(self._aead_of, table, context, sealed)
+        try:
+            context = self._context(table, rowid, lane, first_seq, count, incarnation)
+            opened = open_record(self._aead_of, table, context, sealed)
+        except (OverflowError, struct.error, TypeError):
+            # The columns of a damaged row may hold what no row of ours ever held: a negative number, a text.
+            raise IntegrityError("record-context", "the columns of a sealed row cannot be its own") from None
         if not opened.compressed:
             return opened.plaintext
         try:

@@ -52,6 +52,10 @@ class Incarnations:
         """Whether a start with this commit and this id is recorded."""
         return (commit, incarnation) in self._starts
 
+    def newest_commit(self) -> int:
+        """The first commit of the last start; 0 where none is recorded."""
+        return self._starts[-1][0] if self._starts else 0
+
     def newest(self) -> bytes:
         """The last start's; empty where none is recorded."""
         return self._starts[-1][1] if self._starts else b""
@@ -83,8 +87,9 @@ def opening_cipher(keys: OpenKeyring) -> RecordCipher:
 
 
 def read_incarnations(connection: sqlite3.Connection) -> Incarnations:
-    """Every recorded start of the file."""
-    return Incarnations((row[0], bytes(row[1])) for row in connection.execute("SELECT first_commit, uuid FROM incarnation"))
+    """Every recorded start of the file; what is none is left out (its commits do not open then)."""
+    rows = connection.execute("SELECT first_commit, uuid FROM incarnation").fetchall()
+    return Incarnations((commit, uuid) for commit, uuid in rows if isinstance(commit, int) and isinstance(uuid, bytes))
 
 
 def commit_rows(

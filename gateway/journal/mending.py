@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from gateway.journal.audit import AuditKind, runs, total
-from gateway.journal.commits import commit_rows, opened_state, read_incarnations
+from gateway.journal.commits import commit_rows, opened_state, opening_cipher, read_incarnations
 from gateway.journal.exceptions import STATE_OF, exception_id, seq_of
 from gateway.journal.ledger import JournalState
 from gateway.journal.records import TABLE_BLOCK, BlockRef, commit_of, decode_census, encode_census
 from gateway.journal.refused import ROW_BYTES
 from gateway.journal.repair import (
-    FoundBlock,
     FoundException,
+    HeldBlock,
     admit_blocks,
     believe_witness,
     reconcile_ahead,
@@ -111,8 +111,8 @@ class _Block(NamedTuple):
 class _Work:
     """One mending.
 
-    ``refs``: blocks that commit rows name, with the time of the commit. ``held``: (commit, first seq, census) of what is
-    there. ``strays``: blocks behind the newest commit row. ``retired_below``: earlier commits had their blocks deleted.
+    ``refs``: blocks that commit rows name, with the time of the commit. ``held``: what is there, in the end. ``strays``: blocks
+    behind the newest commit row. ``retired_below``: earlier commits had their blocks deleted.
     """
 
     connection: sqlite3.Connection
@@ -121,23 +121,30 @@ class _Work:
     incarnations: Incarnations
     state: JournalState = field(default_factory=JournalState)
     refs: dict[int, tuple[BlockRef, int]] = field(default_factory=dict)
-    held: list[tuple[int, int, Census]] = field(default_factory=list)
-    strays: list[FoundBlock] = field(default_factory=list)
+    held: list[HeldBlock] = field(default_factory=list)
+    strays: list[HeldBlock] = field(default_factory=list)
     retired_below: int = 0
 
 
 def bring_into_line(
-    connection: sqlite3.Connection, cipher: RecordCipher, keys: OpenKeyring, routing: tuple[RouteRule, ...], last: LastStatus | None
+    connection: sqlite3.Connection,
+    keys: OpenKeyring,
+    routing: tuple[RouteRule, ...],
+    last: LastStatus | None,
+    left_below: int,
 ) -> tuple[JournalState, Losses]:
-    """Mend rows and compute the state that they allow; the caller commits it. ``last``: a witness whose MAC is ours."""
-    work = _Work(connection, cipher, keys, read_incarnations(connection))
+    """Mend rows and compute the state that they allow; the caller commits it.
+
+    ``last``: a witness whose MAC is ours. ``left_below``: blocks of earlier commits were left behind on purpose.
+    """
+    work = _Work(connection, opening_cipher(keys), keys, read_incarnations(connection), retired_below=left_below)
     connection.execute("BEGIN")
     missing = _read_commits(work)
     bad = _check_blocks(work, routing)
     emptied, blocks, messages = _bring_back(work)
     unnamed = admit_blocks(work.state, work.strays)
     exceptions, gaps = _mend_exceptions(work)
-    gaps += reconcile_ahead(work.state, work.held)
+    gaps += reconcile_ahead(work.state, sorted(work.held, key=lambda block: block.first_seq))
     known = work.state.next_seq
     if last is not None:
         gaps += believe_witness(work.state, last)
@@ -186,20 +193,24 @@ def _check_blocks(work: _Work, routing: tuple[RouteRule, ...]) -> int:
         ref, _ = work.refs.pop(block.id, (None, 0))
         if ref is not None:
             _set_right(work.connection, block, ref)
-            work.held.append((commit_of(ref.id), ref.first_seq, ref.census))
+            work.held.append(_held(ref))
         elif (census := _census(block)) is None or (commit_of(block.id) > work.state.commit and not _opens(work, block)):
             work.connection.execute(_PUT_ASIDE, (block.id,))
             work.connection.execute("DELETE FROM block WHERE id = ?", (block.id,))
             bad += 1
         else:
-            work.held.append((commit_of(block.id), block.first_seq, census))
+            work.held.append(HeldBlock(block.id, block.traffic, block.first_seq, block.last_seq, census))
             if commit_of(block.id) > work.state.commit:
-                work.strays.append(FoundBlock(block.first_seq, block.last_seq, census))
-    if work.state.commit == 0 and work.strays:
+                work.strays.append(work.held[-1])
+    if work.state.commit == 0:
         # Nothing is left of the state: the routes start at the oldest message that is.
-        work.state.next_seq = min(stray.first_seq for stray in work.strays)
+        work.state.next_seq = min((stray.first_seq for stray in work.strays), default=1)
         work.state.configure(routing)
     return bad
+
+
+def _held(ref: BlockRef) -> HeldBlock:
+    return HeldBlock(ref.id, ref.traffic, ref.first_seq, ref.last_seq, ref.census)
 
 
 def _blocks(connection: sqlite3.Connection) -> Iterator[_Block]:
@@ -241,13 +252,13 @@ def _bring_back(work: _Work) -> tuple[Ranges, int, int]:
     for ref, at_us in back:
         facts = (ref.id, ref.traffic, ref.first_seq, ref.last_seq, ref.count, encode_census(ref.census), at_us)
         work.connection.execute(_EMPTY, facts)
-        work.held.append((commit_of(ref.id), ref.first_seq, ref.census))
+        work.held.append(_held(ref))
     return runs(sorted(commit_of(ref.id) for ref, _ in back)), len(back), sum(ref.count for ref, _ in back)
 
 
 def _mend_exceptions(work: _Work) -> tuple[int, int]:
     """Rows that cannot be acted on go, the books follow the others; (rows that are gone, messages that became gaps)."""
-    commits = {commit for commit, _, _ in work.held}
+    commits = {block.commit for block in work.held}
     rows: list[FoundException] = []
     for row, route, state, commit, empty in work.connection.execute(
         "SELECT id, route, state, block_commit, sealed IS NULL FROM exception"

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from gateway.journal.cipher import RecordCipher
     from gateway.journal.ledger import Beyond, RoutingVersion
+    from gateway.journal.records import BlockRef
 
 __all__ = ["BlockHead", "Damage", "ReadBatch", "ReadRequest", "Reader"]
 
@@ -168,34 +169,40 @@ class Reader:
 
         ``expected``: the first seq that matters; ``until``: the first that does not exist yet.
         """
-        seen = commit
-        for at, group in groupby(map(_head, self.connection.execute(_HEADS, (block_id(commit),))), key=lambda head: commit_of(head.id)):
+        held: tuple[int, list[BlockHead]] | None = None
+        groups = groupby(map(_head, self.connection.execute(_HEADS, (block_id(commit),))), key=lambda head: commit_of(head.id))
+        for at, group in groups:
             heads = list(group)
             first, last = min(head.first_seq for head in heads), max(head.last_seq for head in heads)
-            if first > expected:
-                yield from self._lost(seen, at, expected)
-            if sum(head.count for head in heads) != last - first + 1:
-                present = {head.id for head in heads}
-                heads += [head for _, lost in self._lost(at, at + 1, 0) for head in lost if head.id not in present]
-            yield at, sorted(heads, key=lambda head: head.id)
-            seen, expected = at + 1, max(expected, last + 1)
-        if expected < until:
-            yield from self._lost(seen, _ROWID_MAX, expected)
+            if first > expected or sum(head.count for head in heads) != last - first + 1:
+                lost = self._lost(commit if held is None else held[0], at + 1, expected, {head.id for head in heads})
+                yield from _before(at, held, lost)
+                heads = sorted([*heads, *lost.pop(at, [])], key=lambda head: head.id)
+            elif held is not None:
+                yield held
+            held, expected = (at, heads), max(expected, last + 1)
+        lost = self._lost(commit if held is None else held[0], _ROWID_MAX, expected, set()) if expected < until else {}
+        yield from _before(_ROWID_MAX, held, lost)
 
-    def _lost(self, first_commit: int, end_commit: int, expected: int) -> Iterator[tuple[int, list[BlockHead]]]:
-        """The blocks that commit rows of [first, end) name, as far as they end at or behind ``expected``; all are gone."""
+    def _lost(self, first_commit: int, end_commit: int, expected: int, present: set[int]) -> dict[int, list[BlockHead]]:
+        """By commit, the blocks that rows of [first, end) name, that end at or behind ``expected`` and are not ``present``."""
+        found: dict[int, list[BlockHead]] = {}
         for number, sealed in self.connection.execute(_METAS, (first_commit, end_commit)).fetchall():
-            try:
-                meta = decode_meta(self.cipher.open(TABLE_META, number, 0, 0, 0, self.incarnation_of(number), sealed))
-            except IntegrityError:
-                continue  # what it named stays queued: told by the audit, in no answer as delivered
-            heads = [
-                BlockHead(ref.id, ref.traffic, ref.first_seq, ref.last_seq, ref.count, ref.census, 0, quarantined=True)
-                for ref in meta.blocks
-                if ref.last_seq >= expected
-            ]
-            if heads:
-                yield number, heads
+            for ref in self._named(number, sealed):
+                if ref.last_seq >= expected and ref.id not in present:
+                    head = BlockHead(ref.id, ref.traffic, ref.first_seq, ref.last_seq, ref.count, ref.census, 0, quarantined=True)
+                    found.setdefault(number, []).append(head)
+        return found
+
+    def _named(self, number: int, sealed: bytes) -> tuple[BlockRef, ...]:
+        """The blocks that a commit row names; none where it does not open.
+
+        What such a row named stays queued: told by the audit, in no answer as delivered.
+        """
+        try:
+            return decode_meta(self.cipher.open(TABLE_META, number, 0, 0, 0, self.incarnation_of(number), sealed)).blocks
+        except IntegrityError:
+            return ()
 
     def open_block(self, head: BlockHead) -> BlockContent:
         """The content of a block.
@@ -223,15 +230,16 @@ class Reader:
             IntegrityError: ``journal-damaged``: they differ; salvage sets them right from the commit row.
         """
         commit = commit_of(head.id)
-        for _, named in self._lost(commit, commit + 1, 0):
-            for true in named:
-                if true.id == head.id and (true.traffic, true.first_seq, true.last_seq, true.census) != (
-                    head.traffic,
-                    head.first_seq,
-                    head.last_seq,
-                    head.census,
-                ):
-                    raise IntegrityError("journal-damaged", "the columns of a block are not those that its commit row names")
+        for true in (
+            ref for number, sealed in self.connection.execute(_METAS, (commit, commit + 1)) for ref in self._named(number, sealed)
+        ):
+            if true.id == head.id and (true.traffic, true.first_seq, true.last_seq, true.census) != (
+                head.traffic,
+                head.first_seq,
+                head.last_seq,
+                head.census,
+            ):
+                raise IntegrityError("journal-damaged", "the columns of a block are not those that its commit row names")
 
 
 class _Step:
@@ -305,6 +313,15 @@ class _Step:
                 if seq > low and seq not in beyond:
                     found.append(Delivery(message(at, traffic, incarnation, commit), lane))
         return found
+
+
+def _before(
+    commit: int, held: tuple[int, list[BlockHead]] | None, lost: dict[int, list[BlockHead]]
+) -> Iterator[tuple[int, list[BlockHead]]]:
+    """The commits before ``commit``, lost blocks in their places; takes them out of ``lost``."""
+    known = {} if held is None else {held[0]: held[1]}
+    for at in sorted({*known, *[number for number in lost if number < commit]}):
+        yield at, sorted([*known.get(at, []), *lost.pop(at, [])], key=lambda head: head.id)
 
 
 def _head(row: tuple[int, int, int, int, int, bytes, int, int]) -> BlockHead:

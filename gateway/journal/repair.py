@@ -13,11 +13,13 @@ A route may be set back by lost commits: it then sends again under the same ids,
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from gateway.journal.exceptions import DONE_STATES, STATE_OF
 from gateway.journal.ledger import members, rules_at
+from gateway.journal.records import commit_of
 from gateway.model.state import Books, Term
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from gateway.journal.records import Census
     from gateway.journal.witness import LastStatus
 
-__all__ = ["FoundBlock", "FoundException", "admit_blocks", "believe_witness", "reconcile_ahead", "recount_exceptions"]
+__all__ = ["FoundException", "HeldBlock", "admit_blocks", "believe_witness", "reconcile_ahead", "recount_exceptions"]
 
 _HELD: Final = STATE_OF[Term.HELD]
 _DEAD: Final = STATE_OF[Term.DEAD_LETTER]
@@ -35,12 +37,19 @@ _QUEUED: Final = STATE_OF[Term.QUEUED]
 
 
 @dataclass(frozen=True, slots=True)
-class FoundBlock:
-    """A block row that the newest commit row does not know."""
+class HeldBlock:
+    """A block row as it is there after the mending; ``traffic``: code of its class."""
 
+    id: int
+    traffic: int
     first_seq: int
     last_seq: int
     census: Census
+
+    @property
+    def commit(self) -> int:
+        """The commit that wrote it."""
+        return commit_of(self.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +61,7 @@ class FoundException:
     state: int
 
 
-def admit_blocks(state: JournalState, blocks: Iterable[FoundBlock]) -> int:
+def admit_blocks(state: JournalState, blocks: Iterable[HeldBlock]) -> int:
     """Count the blocks behind the newest commit row in; how many seqs between them belong to no block (lost unseen)."""
     begin, held = state.next_seq, 0
     for block in blocks:
@@ -145,16 +154,16 @@ def _accepted(status: Mapping[str, Any], part: str) -> dict[str, int]:
     return found
 
 
-def reconcile_ahead(state: JournalState, blocks: Iterable[tuple[int, int, Census]]) -> int:
+def reconcile_ahead(state: JournalState, blocks: Sequence[HeldBlock]) -> int:
     """Messages that the books say are ahead of a route but that no block holds any more become its gaps; how many.
 
-    ``blocks``: (commit, first seq, census) of every block row, lost ones that came back empty included.
+    ``blocks``: every block row in seq order, lost ones that came back empty included.
     """
-    readable = {name: -_settled_ahead(ledger) for name, ledger in state.routes.items()}
-    for commit, first_seq, census in blocks:
-        for name, rule in rules_at(state.versions, first_seq).items():
-            if (ledger := state.routes.get(name)) is not None and commit >= ledger.cursor.commit:
-                readable[name] += members(rule, name, census)
+    readable = {name: -_settled_ahead(ledger, blocks) for name, ledger in state.routes.items()}
+    for block in blocks:
+        for name, rule in rules_at(state.versions, block.first_seq).items():
+            if (ledger := state.routes.get(name)) is not None and block.commit >= ledger.cursor.commit:
+                readable[name] += members(rule, name, block.census)
     lost = 0
     for name, ledger in state.routes.items():
         missing = ledger.ahead - readable[name]
@@ -166,7 +175,26 @@ def reconcile_ahead(state: JournalState, blocks: Iterable[tuple[int, int, Census
     return lost
 
 
-def _settled_ahead(ledger: RouteLedger) -> int:
-    """How much of the blocks from the cursor's commit on is decided already."""
-    declared = sum(gap.count for gap in ledger.gaps.values())
-    return sum(ledger.cursor.partial.values()) + len(ledger.beyond) + declared
+def _settled_ahead(ledger: RouteLedger, blocks: Sequence[HeldBlock]) -> int:
+    """How much of the blocks from the cursor's commit on is decided already, as far as those blocks are still there."""
+    cursor = ledger.cursor
+    here = {block.traffic for block in blocks if block.commit == cursor.commit}
+    passed = sum(count for traffic, count in cursor.partial.items() if traffic.code in here)
+    ids = {block.id for block in blocks}
+    declared = sum(gap.count for row, gap in ledger.gaps.items() if row in ids)
+    return passed + declared + _held_beyond(ledger, blocks)
+
+
+def _held_beyond(ledger: RouteLedger, blocks: Sequence[HeldBlock]) -> int:
+    """How many of the messages that are settled beyond the cursor lie in a block; blocks of one class ascend and do not overlap."""
+    if not ledger.beyond:
+        return 0
+    by_class: dict[int, list[HeldBlock]] = {}
+    for block in blocks:
+        by_class.setdefault(block.traffic, []).append(block)
+    held = 0
+    for seq, (code, _) in ledger.beyond.items():
+        mates = by_class.get(code, [])
+        at = bisect_right(mates, seq, key=lambda block: block.first_seq)
+        held += at > 0 and mates[at - 1].last_seq >= seq
+    return held

@@ -43,7 +43,7 @@ from gateway.journal.witness import LastStatus, WitnessState, read_last_status
 from gateway.model.errors import CapacityError, GatewayError, IntegrityError, StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from gateway.journal.interface import RouteRule
@@ -163,7 +163,9 @@ class _Sealing:
         self._clock = clock
         self._randomness = randomness
 
-    def write(self, connection: sqlite3.Connection, state: JournalState, losses: Losses, name: str, known: int) -> Losses:
+    def write(
+        self, connection: sqlite3.Connection, state: JournalState, losses: Losses, name: str, known: int, more: Sequence[AuditRecord] = ()
+    ) -> Losses:
         """Commit ``state`` under a fresh incarnation, numbered above ``known`` and everything that lies there.
 
         The record says what was lost, the numbers skipped here included. ``name``: of the file put aside, empty = none.
@@ -176,7 +178,7 @@ class _Sealing:
             losses = replace(losses, missing=missing, commits=total(missing))
         record = AuditRecord(AuditKind.SALVAGE if name else AuditKind.ROLLBACK, detail={"file": name} | losses.facts())
         uuid = self._randomness.bytes(16)
-        plaintext = encode_meta(state.chain, (), [record], encode_state(state), ())
+        plaintext = encode_meta(state.chain, (), [record, *more], encode_state(state), ())
         sealed = cipher.seal(TABLE_META, number, 0, 0, 0, uuid, plaintext)
         connection.execute("BEGIN IMMEDIATE")
         connection.execute("INSERT INTO incarnation (uuid, first_commit, started_us) VALUES (?, ?, ?)", (uuid, number, at_us))
@@ -218,10 +220,11 @@ def _salvage(state_dir: Path, damage: Damage, routing: tuple[RouteRule, ...], la
     _remove(building)
     try:
         with contextlib.closing(_open_new(building)) as connection, PageFile.open(state_dir / JOURNAL_NAME) as file:
-            carried = _carry_over(file, connection, lean=not _has_room(state_dir), keys=sealing.keys)
-            state, losses = bring_into_line(connection, opening_cipher(sealing.keys), sealing.keys, routing, last)
+            carried, below = _carry_over(file, connection, sealing.keys, lean=not _has_room(state_dir))
+            state, losses = bring_into_line(connection, sealing.keys, routing, last, below)
             known = last.witness.commit if last is not None else 0
-            losses = sealing.write(connection, state, losses, name, known)
+            left = [AuditRecord(AuditKind.RETIRE, detail={"below": below})] if below else []
+            losses = sealing.write(connection, state, losses, name, known, left)
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             unreadable = file.unreadable
     except (sqlite3.Error, GatewayError, OSError):
@@ -233,16 +236,20 @@ def _salvage(state_dir: Path, damage: Damage, routing: tuple[RouteRule, ...], la
     return SalvageReport(damage, name, carried, unreadable, losses)
 
 
-def _carry_over(file: PageFile, connection: sqlite3.Connection, keys: OpenKeyring, *, lean: bool) -> dict[str, int]:
-    """Every row that is found, into the new file; ``lean``: of the blocks only those that a route still needs."""
+def _carry_over(file: PageFile, connection: sqlite3.Connection, keys: OpenKeyring, *, lean: bool) -> tuple[dict[str, int], int]:
+    """Every row that is found, into the new file; the rows by table, and the commit below which blocks were left behind.
+
+    ``lean``: of the blocks only those from the first one on that a route still needs.
+    """
     carried = dict.fromkeys(_CARRY, 0)
     pending = 0
-    needs: Callable[[Row], bool] | None = None
+    below: int | None = None if lean else 0
     connection.execute("BEGIN")
     for name, row in _found_rows(file):
-        if lean and name == "block":
-            needs = needs or _needed(connection, keys)
-            if not needs(row):
+        if name == "block":
+            if below is None:
+                below = _first_needed(connection, keys)
+            if commit_of(row.rowid) < below:
                 continue
         carried[name] += connection.execute(_CARRY[name], (row.rowid, *row.values[1:])).rowcount
         pending += _ROW_BYTES + sum(len(value) for value in row.values if isinstance(value, bytes))
@@ -251,7 +258,18 @@ def _carry_over(file: PageFile, connection: sqlite3.Connection, keys: OpenKeyrin
             connection.execute("BEGIN")
             pending = 0
     connection.execute("COMMIT")
-    return carried
+    return carried, below or 0
+
+
+def _first_needed(connection: sqlite3.Connection, keys: OpenKeyring) -> int:
+    """The first commit of which a route still needs a block; 0 where that is not known."""
+    try:
+        state = newest_state(connection, opening_cipher(keys), keys)
+    except IntegrityError:
+        state = None
+    pinned = connection.execute("SELECT min(block_commit) FROM exception WHERE state = 3 AND sealed IS NULL").fetchone()[0]
+    cursors = [] if state is None else [ledger.cursor.commit for ledger in state.routes.values() if ledger.pins]
+    return min([*cursors, *([] if pinned is None else [pinned])], default=0)
 
 
 def _found_rows(file: PageFile) -> Iterator[tuple[str, Row]]:
@@ -260,7 +278,7 @@ def _found_rows(file: PageFile) -> Iterator[tuple[str, Row]]:
     The table is told by the row itself, whatever tree it hung in. Small tables come first: the blocks are judged by them.
     """
     roots = file.tables()
-    rank = {name: at for at, name in enumerate(_CARRY)}
+    rank = {name: at for at, name in enumerate(("incarnation", "incarnation_twin", *_CARRY))}
     for name in sorted(roots, key=lambda name: rank.get(name, len(rank))):
         for row in file.table(roots[name]):
             if table := _table_of(row):
@@ -292,22 +310,6 @@ def _sealed_table(sealed: bytes) -> int:
         return read_head(sealed).table
     except IntegrityError:
         return 0
-
-
-def _needed(connection: sqlite3.Connection, keys: OpenKeyring) -> Callable[[Row], bool]:
-    """Whether a block is still before some route's cursor or holds a replayed message; True where that is not known."""
-    try:
-        state = newest_state(connection, opening_cipher(keys), keys)
-    except IntegrityError:
-        state = None
-    line = 0 if state is None else state.retired_below()
-    pinned = {row[0] for row in connection.execute("SELECT block_commit FROM exception WHERE state = 3 AND sealed IS NULL")}
-
-    def needs(row: Row) -> bool:
-        last_seq = row.values[3]
-        return (isinstance(last_seq, int) and last_seq >= line) or commit_of(row.rowid) in pinned
-
-    return needs
 
 
 def _finish(state_dir: Path) -> None:
@@ -350,8 +352,9 @@ def _open_new(path: Path) -> sqlite3.Connection:
 
 
 def _connect_read_only(path: Path) -> sqlite3.Connection:
-    """Reads the log too and, being read-only, leaves both files as they are when it closes."""
-    return sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, isolation_level=None)
+    """Reads the log too; being read-only, it neither checkpoints nor removes it when it closes. Without a log, no file is made."""
+    way = "mode=ro" if _size(path.with_name(f"{path.name}-wal")) else "immutable=1"
+    return sqlite3.connect(f"file:{quote(str(path))}?{way}", uri=True, isolation_level=None)
 
 
 def _touch(connection: sqlite3.Connection, *, whole: bool) -> None:

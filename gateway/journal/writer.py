@@ -217,14 +217,14 @@ class Writer:
             return
         try:
             busy, _, _ = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            if self._adopted is not None:
+                self._oldest_us = {name: self._oldest_queued(name) for name in self.state.routes}
         except sqlite3.Error as error:
             self._abandon()
             raise storage_error(error) from None
         if busy:
             self._abandon()
             raise StorageError("journal-busy", "the log cannot be checkpointed while it is being read")
-        if self._adopted is not None:
-            self._oldest_us = {name: self._oldest_queued(name) for name in self.state.routes}
 
     def _abandon(self) -> None:
         """Give the connection up after an error; what it says while closing does not matter any more."""

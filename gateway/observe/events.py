@@ -113,7 +113,7 @@ class LogEvent(Enum):
     GATEWAY_READY = _info("EG002", "ports are bound; senders are answered", "gateway", "incarnation", "state", "age_s")
     GATEWAY_STOPPING = _info("EG003", "an ordered stop has begun", "gateway", "cause")
     GATEWAY_STOPPED = _info("EG004", "everything is written and closed", "gateway")
-    STATE_CHANGED = _warning("EG005", "the state of the gateway changed", "previous", "state", "cause")
+    STATE_CHANGED = _info("EG005", "the state of the gateway changed", "previous", "state", "cause")
     CONFIGURATION_LOADED = _info("EG006", "this configuration is in force", "configuration", "warnings")
     CONFIGURATION_WARNING = _warning("EG007", "a setting deserves a look; `edge-gateway check` says why", "setting")
     GATEWAY_LOCKED = _error("EG008", "the key is missing or wrong; nothing is opened, senders keep their data", "code")
@@ -146,9 +146,7 @@ class LogEvent(Enum):
     BLOCK_QUARANTINED = _error("EG207", "stored bytes are not what was written; kept aside as a gap", "code", "blocks", "messages")
     JOURNAL_RETIRED = _debug("EG208", "delivered messages past their time made room", "blocks", "bytes")
     JOURNAL_DAMAGED = _error("EG212", "the database file is damaged; the next start salvages what can be read", "code")
-    JOURNAL_SALVAGED = _error(
-        "EG211", "a damaged database was put aside; what was readable was carried over, the rest is declared", "code"
-    )
+    JOURNAL_SALVAGED = _error("EG211", "a damaged database was put aside; what was readable was carried over, the rest is declared", "code")
     CHAIN_BROKEN = _error("EG209", "the audit chain does not fit; `edge-gateway audit verify` says where", "code", "count")
     PROBE_FAILED = _error("EG210", "a test record did not come back", "code")
     # --- routes ---
@@ -161,7 +159,7 @@ class LogEvent(Enum):
     ADMIN_UNAVAILABLE = _error("EG402", "an admin endpoint cannot be opened; the gateway goes on without it", "code", "address")
     OPERATOR_ACTED = _info("EG403", "an operator's command was carried out and audited", "operation", "account", "uid", "count")
     OPERATOR_REFUSED = _warning("EG404", "an operator's command was refused", "operation", "uid", "code")
-    CONTENT_REVEALED = _warning("EG405", "content was shown to an operator and audited", "operation", "account", "uid", "count")
+    CONTENT_REVEALED = _warning("EG405", "content was shown to an operator and audited", "operation", "account", "uid")
 
     @property
     def spec(self) -> LogSpec:

@@ -288,6 +288,7 @@ class Dispatch:
             self._in_flight = None
 
     def _keep(self, batch: Batch, outcome: Outcome) -> None:
+        self._suspicion.link_failed()
         if isinstance(outcome, Failed) and outcome.code == ANSWER_TIMEOUT and len(batch.items) > 1:
             self._limit.timed_out(len(batch.items))
         else:
@@ -344,10 +345,13 @@ class Dispatch:
             item.code, item.reason = code, reason
         if self._suspicion.rejecting:
             window.put(items, Mark.WAITING)
+            self._suspicion.probed(items)
             if self._suspicion.burst_over:
                 self._link.pause(code, now_s + self._backoff.jitter_s(self._suspicion.steps))
         elif self._rules.stop_on_reject:
             self._strike(window, items, code, now_s)
+        elif len(items) == 1 and self._suspicion.had_last_chance(items[0]):
+            self._condemn(window, items, code, reasons)
         else:
             self._suspect(window, items, code, now_s)
 

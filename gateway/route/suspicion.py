@@ -2,15 +2,16 @@
 
 A lone rejected message becomes a suspect and is skipped. The next acceptance shows that the destination works: the
 suspects are dead letters then. Three lone rejections without an acceptance: everything is kept (REJECTING), and once per
-backoff step the oldest three are tried again, each alone and in order, and then one further on, another one each time.
-So an end of the trouble is noticed at the head, where it keeps the order, and a poisoned head cannot block for ever.
+backoff step the oldest message is tried again, alone. Every fourth step tries the oldest three, in order, and then one
+further on, another one each time. So an end of the trouble is noticed at the head, where it keeps the order, and a
+poisoned head cannot block for ever: what was rejected in the same step in which another message was accepted is sent
+once more, at once, and if it is rejected again it is a dead letter.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ __all__ = ["REJECTIONS_MAX", "Suspicion"]
 
 #: Lone rejections without an acceptance between them.
 REJECTIONS_MAX: Final = 3
+#: Looking further costs order if the trouble ends between two probes of one step, so it is not done each time.
+_FURTHER_EVERY: Final = 4
 
 
 @dataclass(slots=True)
@@ -33,11 +36,14 @@ class Suspicion:
     due_s: float = 0.0
     suspects: list[tuple[Window, Item]] = field(default_factory=list)
     _steps: int = 0
+    _tried: list[Item] = field(default_factory=list)
+    _last_chance: list[Item] = field(default_factory=list)
     _burst: deque[tuple[Window, Item]] = field(default_factory=deque)
 
     def add(self, window: Window, item: Item) -> bool:
         """One more lone rejection; True where it makes the route REJECTING (the suspects are to be sent again then)."""
         self.rejections += 1
+        self._last_chance.clear()
         self.suspects.append((window, item))
         self.rejecting = self.rejections >= REJECTIONS_MAX
         return self.rejecting
@@ -49,9 +55,24 @@ class Suspicion:
 
     def accepted(self) -> list[tuple[Window, Item]]:
         """The destination took a message: the run is over, and these suspects are dead letters."""
+        if self.rejecting:
+            self._last_chance = self._tried
         self.rejecting, self.rejections, self._steps = False, 0, 0
+        self._tried = []
         self._burst.clear()
         return self.give_back()
+
+    def probed(self, items: Iterable[Item]) -> None:
+        """Probes of this step that were rejected."""
+        self._tried += items
+
+    def had_last_chance(self, item: Item) -> bool:
+        """Whether it was rejected a moment ago, and another one accepted then."""
+        return item in self._last_chance
+
+    def link_failed(self) -> None:
+        """A moment ago is over."""
+        self._last_chance.clear()
 
     @property
     def steps(self) -> int:
@@ -66,9 +87,14 @@ class Suspicion:
     def probe(self, candidates: Iterable[tuple[Window, Item]]) -> tuple[Window, Item] | None:
         """The next lone probe. ``candidates``: everything that could be sent now, in order."""
         if not self._burst:
-            waiting = list(candidates)
-            heads, rest = waiting[:REJECTIONS_MAX], waiting[REJECTIONS_MAX:]
-            further = islice(rest, self._steps % len(rest), None) if rest else iter(())
-            self._burst.extend((*heads, *islice(further, 1)))
             self._steps += 1
+            self._tried = []
+            self._burst.extend(self._probes(list(candidates)))
         return self._burst.popleft() if self._burst else None
+
+    def _probes(self, waiting: list[tuple[Window, Item]]) -> list[tuple[Window, Item]]:
+        round_, rest_of_round = divmod(self._steps, _FURTHER_EVERY)
+        if rest_of_round:
+            return waiting[:1]
+        heads, rest = waiting[:REJECTIONS_MAX], waiting[REJECTIONS_MAX:]
+        return [*heads, rest[(round_ - 1) % len(rest)]] if rest else heads

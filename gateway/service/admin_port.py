@@ -54,9 +54,9 @@ class DaemonPort:
         """The oldest queued messages."""
         return await self._open().queue(route, limit)
 
-    async def dead_letters(self, route: str | None) -> Sequence[ExceptionRow]:
+    async def dead_letters(self, route: str | None, limit: int) -> Sequence[ExceptionRow]:
         """Dead letters, oldest first."""
-        return await self._open().dead_letters(route)
+        return await self._open().dead_letters(route, limit)
 
     async def dead_letter_content(self, event: EventId, route: str) -> DeadLetterContent | None:
         """Content of one dead letter; the reveal has been noted."""
@@ -84,9 +84,9 @@ class DaemonPort:
         self._open()
         return await asyncio.to_thread(self.verify)
 
-    async def note_reveal(self, actor: Actor, what: str, seqs: Sequence[int]) -> None:
+    async def note_reveal(self, actor: Actor, what: str, event: EventId | None) -> None:
         """Durable before anything is shown."""
-        await self._open().note(AuditKind.REVEAL, {"what": what, "messages": len(seqs), "seq": seqs[0] if seqs else 0}, str(actor))
+        await self._open().note(AuditKind.REVEAL, {"what": what}, str(actor), event="" if event is None else str(event))
 
     async def replay_dead_letters(self, events: Sequence[EventId], route: str | None, actor: Actor, reason: str) -> int:
         """dead_letter -> queued."""

@@ -53,9 +53,9 @@ class StoppedPort:
         """The oldest queued messages."""
         return self.journal.queue(route, limit)
 
-    def dead_letters(self, route: str | None) -> Sequence[ExceptionRow]:
+    def dead_letters(self, route: str | None, limit: int) -> Sequence[ExceptionRow]:
         """Dead letters, oldest first."""
-        return self.journal.dead_letters(route)
+        return self.journal.dead_letters(route, limit)
 
     def message(self, event: EventId) -> StoredMessage | None:
         """A message that is still kept."""

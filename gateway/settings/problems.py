@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from pydantic_core import ErrorDetails
 
-__all__ = ["issues_of", "keys_of", "suggestion"]
+__all__ = ["inner_model", "issues_of", "keys_of", "suggestion"]
 
 _PLAIN_KEY: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 #: Texts shorter than this are words such as "raw": a message that holds one quotes nothing worth hiding.
@@ -125,7 +125,7 @@ def _path(location: Sequence[int | str], model: type[BaseModel], place: str) -> 
             path += f"[{part}]"
         elif inner is not None and part in keys_of(inner):
             holder, path = inner, f"{path}.{part}"
-            inner = _inner_model(inner, part)
+            inner = inner_model(inner, part)
         elif part is location[-1] and _PLAIN_KEY.fullmatch(part) and inner is not None:
             holder, path = inner, f"{path}.{part}"
     return path, holder
@@ -136,7 +136,8 @@ def keys_of(model: type[BaseModel]) -> dict[str, str]:
     return {field.alias or name: name for name, field in model.model_fields.items()}
 
 
-def _inner_model(model: type[BaseModel], key: str) -> type[BaseModel] | None:
+def inner_model(model: type[BaseModel], key: str) -> type[BaseModel] | None:
+    """The table that the value of ``key`` is (or that a list there holds), None where it is a plain value."""
     return _find_model(model.model_fields[keys_of(model)[key]].annotation)
 
 

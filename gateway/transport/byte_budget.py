@@ -20,11 +20,11 @@ __all__ = ["FLOOR_BYTES", "MIN_RATE_BYTES_S", "PATIENCE_S", "ByteBudget", "Holde
 
 #: 256 connections times this is 16 MiB: what the small ones may hold beside the budget.
 FLOOR_BYTES: Final = 64 * 1024
-#: Slower than an analogue modem bank of the nineties; a 16 MiB frame at this rate would miss the 60 s frame deadline anyway.
+#: Far below any working line; a 16 MiB frame at this rate would miss the frame deadline of 60 s by far anyway.
 MIN_RATE_BYTES_S: Final = 16 * 1024
 PATIENCE_S: Final = 4
-#: One read of asyncio's selector transport; resuming a connection may bring in this much at once.
-_CHUNK_BYTES: Final = 256 * 1024
+#: One read of a connection: letting it go on may bring in this much at once.
+_CHUNK_BYTES: Final = 32 * 1024
 _TICK_S: Final = 1.0
 
 

@@ -11,12 +11,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from gateway.admin.command import Programs, Surroundings, build
-from gateway.model.errors import UnavailableError
 from tests.admin.fake_gateway import FakeGateway, FixedClock, Lines, OfflineGateway, serving
 from tests.settings.sample_kinds import KINDS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from gateway.admin.ports import OfflinePort
@@ -69,6 +68,7 @@ class Bench:
     fake: FakeGateway = field(default_factory=FakeGateway)
     offline_error: GatewayError | None = None
     offline: OfflineGateway | None = None
+    open_offline_instead: Callable[..., OfflinePort] | None = None
     runs: list[object] = field(default_factory=list)
     log: Lines = field(default_factory=Lines)
 
@@ -86,6 +86,8 @@ class Bench:
         return self.fake
 
     def open_offline(self, _configuration: Configuration, _credentials: Path | None) -> OfflinePort:
+        if self.open_offline_instead is not None:
+            return self.open_offline_instead()
         if self.offline_error is not None:
             raise self.offline_error
         self.offline = OfflineGateway(self.fake)
@@ -121,6 +123,3 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
         found = Bench(folder, {"RUNTIME_DIRECTORY": str(runtime)}, stack)
         found.file.write_text(CONFIGURATION)
         yield found
-
-
-__all__ = ["CONFIGURATION", "Bench", "UnavailableError"]

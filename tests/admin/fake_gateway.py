@@ -114,14 +114,14 @@ class FakeGateway:
         rows = [QueueRow(event_id(seq), "adt", "hl7.v2.ADT.A01", TrafficClass.ADT, seq, seq, 0, RECEIVED_US, 700) for seq in (1, 2)]
         return rows[:limit] if route == "everything" else []
 
-    async def dead_letters(self, route: str | None) -> Sequence[ExceptionRow]:
+    async def dead_letters(self, route: str | None, limit: int) -> Sequence[ExceptionRow]:
         self._need_key()
         return [
             ExceptionRow(
                 event_id(seq), "everything", seq, Term.DEAD_LETTER, TrafficClass.ADT, seq, 0, RECEIVED_US, "adt",
                 "hl7.v2.ADT.A01", RECEIVED_US, "rejected", 700,
             )
-            for seq in self.dead
+            for seq in self.dead[:limit]
             if route in (None, "everything")
         ]  # fmt: skip
 
@@ -159,10 +159,10 @@ class FakeGateway:
         self._need_key()
         return AuditReport(1, 9, 9, 20, 3, self.findings, {}, (), WitnessState.ABSENT)
 
-    async def note_reveal(self, actor: Actor, what: str, seqs: Sequence[int]) -> None:
+    async def note_reveal(self, actor: Actor, what: str, event: EventId | None) -> None:
         if self.reveal_error is not None:
             raise self.reveal_error
-        self.calls.append(("reveal", str(actor), what, tuple(seqs)))
+        self.calls.append(("reveal", str(actor), what, None if event is None else event.seq))
 
     async def replay_dead_letters(self, events: Sequence[EventId], route: str | None, actor: Actor, reason: str) -> int:
         return self._settle("replay", events, route, actor, reason)
@@ -205,8 +205,8 @@ class OfflineGateway:
     def queue(self, route: str, limit: int) -> Sequence[QueueRow]:
         return asyncio.run(self.fake.queue(route, limit))
 
-    def dead_letters(self, route: str | None) -> Sequence[ExceptionRow]:
-        return asyncio.run(self.fake.dead_letters(route))
+    def dead_letters(self, route: str | None, limit: int) -> Sequence[ExceptionRow]:
+        return asyncio.run(self.fake.dead_letters(route, limit))
 
     def message(self, event: EventId) -> StoredMessage | None:
         return asyncio.run(self.fake.message(event))

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from gateway.admin import status_row
 from gateway.journal.audit_check import Fault, Finding
 from gateway.model.errors import IntegrityError, LockedError, StorageError, UnavailableError
 from gateway.model.state import GatewayState
 from gateway.observe.status import stale
-from tests.admin.fake_gateway import BODY, CANARY, INCARNATION, event_id, status_of_two_routes
+from gateway.transport.unix_socket import LineClient
+from tests.admin.fake_gateway import BODY, CANARY, INCARNATION, OfflineGateway, event_id, status_of_two_routes
 
 if TYPE_CHECKING:
     from click.testing import Result
@@ -215,15 +217,15 @@ def test_a_broken_trail_ends_with_1_and_names_the_commit(bench: Bench) -> None:
 # ---------------------------------------------------------------- content
 
 REVEALING = (
-    (("queue", "show", event_id(1)), "message", (1,)),
-    (("dead-letter", "show", event_id(3)), "dead-letter", (3,)),
-    (("refused", "show", "5"), "refused-frame", ()),
+    (("queue", "show", event_id(1)), "message", 1),
+    (("dead-letter", "show", event_id(3)), "dead-letter", 3),
+    (("refused", "show", "5"), "refused-frame 5", None),
 )
 
 
-@pytest.mark.parametrize(("command", "operation", "seqs"), REVEALING)
+@pytest.mark.parametrize(("command", "subject", "seq"), REVEALING)
 def test_content_is_shown_on_request_and_the_request_is_recorded_first(
-    bench: Bench, command: tuple[str, ...], operation: str, seqs: tuple[int, ...]
+    bench: Bench, command: tuple[str, ...], subject: str, seq: int | None
 ) -> None:
     fake = bench.daemon()
     done = bench.ask(*command, "--reveal", "--by", "Dr. Kim")
@@ -231,7 +233,7 @@ def test_content_is_shown_on_request_and_the_request_is_recorded_first(
     assert "PID|1||100001^^^H^MR||" in done.stdout.splitlines()[-2]
     assert "\x1b" not in done.stdout, "a message must not steer the terminal"
     kind, actor, what, noted = fake.calls[0]
-    assert (kind, what, noted) == ("reveal", operation, seqs)
+    assert (kind, what, noted) == ("reveal", subject, seq)
     assert str(actor).endswith("by Dr. Kim")
     assert "uid" in str(actor)
     assert '"EG405"' in bench.log.text
@@ -239,11 +241,8 @@ def test_content_is_shown_on_request_and_the_request_is_recorded_first(
     assert "Kim" not in bench.log.text
 
 
-@pytest.mark.parametrize(("command", "operation", "seqs"), REVEALING)
-def test_where_it_cannot_be_recorded_nothing_is_shown(
-    bench: Bench, command: tuple[str, ...], operation: str, seqs: tuple[int, ...]
-) -> None:
-    del operation, seqs
+@pytest.mark.parametrize("command", [row[0] for row in REVEALING])
+def test_where_it_cannot_be_recorded_nothing_is_shown(bench: Bench, command: tuple[str, ...]) -> None:
     bench.daemon().reveal_error = StorageError("read-only", "the disk refuses writes")
     done = bench.ask(*command, "--reveal")
     assert done.exit_code == 5
@@ -314,7 +313,34 @@ def test_tap_needs_the_daemon(bench: Bench) -> None:
     assert "edge-gateway run" in done.stderr
 
 
-# ---------------------------------------------------------------- a daemon that does not answer as it should
+# ---------------------------------------------------------------- where nobody answers as he should
+
+
+def test_a_daemon_that_hangs_does_not_hang_status(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status_row, "_STATUS_TIMEOUT_S", 0.1)
+    bench.daemon().hang = True
+    found = parsed(bench.ask("status", "--json"))
+    assert (found["state"], found["counts"], found["cause"]) == ("starting", "stale", "no-answer")
+
+
+def test_a_daemon_of_another_account_is_said_to_be_one(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_path: object, _timeout_s: float) -> None:
+        raise UnavailableError("not-permitted", "run the command as the account of the gateway")
+
+    monkeypatch.setattr(LineClient, "connect", refuse)
+    for command in (("status",), ("queue", "ls")):
+        done = bench.ask(*command)
+        assert done.exit_code == 5
+        assert "as the account of the gateway" in done.stderr
+
+
+def test_a_daemon_that_came_up_in_between_is_asked_after_all(bench: Bench) -> None:
+    def starts_meanwhile(*_: object) -> OfflineGateway:
+        bench.daemon()
+        raise UnavailableError("already-running", "x")
+
+    bench.open_offline_instead = starts_meanwhile
+    assert parsed(bench.ask("status", "--json"))["state"] == "running"
 
 
 def test_without_a_configuration_each_command_says_how_to_name_one(bench: Bench) -> None:

@@ -57,7 +57,8 @@ def padded(control: str, size_bytes: int, patient: int = 0) -> bytes:
         head
         + (
             f"PID|1||{FIRST_MRN + patient % 100_000}^^^SITE^MR||{_FAMILY[noise[8] % 5]}^{noise[9:12].hex().upper()}||"
-            f"19{noise[12] % 80 + 20}{noise[13] % 12 + 1:02}{noise[14] % 28 + 1:02}|{'FM'[noise[15] % 2]}|||{noise[16]} STREET^^TOWN^^{noise[17] * 97:05}\r"
+            f"19{noise[12] % 80 + 20}{noise[13] % 12 + 1:02}{noise[14] % 28 + 1:02}|{'FM'[noise[15] % 2]}|||"
+            f"{noise[16]} STREET^^TOWN^^{noise[17] * 97:05}\r"
             f"PV1|1|I|W{noise[18] % 9}^{noise[19] % 40}^{'ABCD'[noise[20] % 4]}||||{noise[21:24].hex()}^TEST^DOCTOR\r"
             f"OBR|1|P{order}|F{order}|24323-8^Panel^LN|||{stamp}\r"
         ).encode()

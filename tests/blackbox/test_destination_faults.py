@@ -77,7 +77,7 @@ class Scene:
         """Stop, reconcile, and the settled counts."""
         wind_down(self.senders)
         lost = except_for or set()
-        reconcile(self.senders, self.destination, except_for=lost)
+        reconcile(self.senders, self.destination, except_for=lost, dead=len(lost))
         counts = self.gateway.settled()
         acked = len(self.acked())
         assert counts["accepted"] == acked

@@ -85,13 +85,16 @@ async def test_when_bytes_come_back_those_who_wait_go_on_in_the_order_in_which_t
     holder.read(LIMIT, LIMIT, 0)
     waiting = [_share(budget) for _ in range(6)]
     for share, _ in waiting:
-        share.read(FLOOR_BYTES + 1, FLOOR_BYTES + 1, 0)
+        share.read(FLOOR_BYTES + 2000, FLOOR_BYTES + 2000, 0)
     assert budget.waiting == 6
-    holder.give_back(700_000)
+    for share, _ in waiting:
+        share.give_back(1000)  # still over the limit, and still too large to go on
+    assert budget.waiting == 6
+    holder.give_back(waiting[0][0].in_flight_bytes * 6 + 40_000)
     woken = [not connection.waits for _, connection in waiting]
     assert woken == sorted(woken, reverse=True)
     assert 0 < sum(woken) < 6
-    holder.give_back(300_000)
+    holder.give_back(holder.in_flight_bytes)
     assert budget.waiting == 0 or sum(not connection.waits for _, connection in waiting) > sum(woken)
 
 

@@ -9,6 +9,18 @@ CREATE TABLE incarnation (
     started_us INTEGER NOT NULL
 );
 
+-- The same rows on another page: without its incarnation no row can be opened, and one bad page must not cost everything.
+-- Only salvage reads it.
+CREATE TABLE incarnation_twin (
+    id INTEGER PRIMARY KEY,
+    uuid BLOB NOT NULL,
+    first_commit INTEGER NOT NULL,
+    started_us INTEGER NOT NULL
+);
+CREATE TRIGGER incarnation_twice AFTER INSERT ON incarnation BEGIN
+    INSERT INTO incarnation_twin (id, uuid, first_commit, started_us) VALUES (new.id, new.uuid, new.first_commit, new.started_us);
+END;
+
 -- One row per commit and traffic class (split at 512 messages / 256 KiB): id = commit << 12 | ordinal, so that the order of
 -- ids is the order of commits. seq is assigned in arrival order over all classes of the commit: readers merge its blocks by seq.
 -- census: JSON [[source, route, messages], ...], so that an unreadable block still says what it held.
