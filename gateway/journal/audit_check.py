@@ -362,7 +362,7 @@ def _check_rest(walk: _Walk) -> None:
     if state is not None:
         if _miscounts(state, Counter((route, 0 if row_state in DONE_STATES else row_state) for _, route, row_state, *_ in exceptions)):
             walk.find(Fault.EXCEPTIONS_MISCOUNTED, 0)
-        if sum(len(sealed) + ROW_BYTES for _, sealed in refused) != state.refused_bytes:
+        if sum(len(sealed) + ROW_BYTES for _, sealed in refused if isinstance(sealed, bytes)) != state.refused_bytes:
             walk.find(Fault.REFUSED_MISCOUNTED, 0)
 
 

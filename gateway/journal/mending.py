@@ -46,10 +46,11 @@ _RANGES_TOLD: Final = 64
 _CODES: Final = frozenset(traffic.code for traffic in TrafficClass)
 _QUEUED: Final = STATE_OF[Term.QUEUED]
 _GAP: Final = STATE_OF[Term.GAP]
-_BLOCKS: Final = "SELECT id, class, first_seq, last_seq, n, census FROM block WHERE id > ? ORDER BY id LIMIT 512"
-_EMPTY: Final = "INSERT INTO block (id, class, first_seq, last_seq, n, census, at_us, size, sealed) VALUES (?, ?, ?, ?, ?, ?, ?, 0, x'')"
+_BLOCKS: Final = "SELECT id, class, first_seq, last_seq, n, census, at_us, size FROM block WHERE id > ? ORDER BY id LIMIT 512"
+_EMPTY: Final = "INSERT INTO block (id, class, first_seq, last_seq, n, census, at_us, size, sealed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, x'')"
 _REFUSED_BYTES: Final = "SELECT coalesce(sum(length(sealed) + ?), 0) FROM refused"
-_SET_RIGHT: Final = "UPDATE block SET class = ?, first_seq = ?, last_seq = ?, n = ?, census = ? WHERE id = ?"
+_SET_RIGHT: Final = "UPDATE block SET class = ?, first_seq = ?, last_seq = ?, n = ?, census = ?, at_us = ?, size = ? WHERE id = ?"
+_EXCEPTIONS: Final = "SELECT id, route, state, class, laneseq, revision, block_commit, sealed IS NULL FROM exception"
 _PUT_ASIDE: Final = (
     "INSERT OR IGNORE INTO quarantine (id, at_us, reason, sealed) SELECT id, at_us, 'columns', sealed FROM block WHERE id = ?"
 )
@@ -105,6 +106,8 @@ class _Block(NamedTuple):
     last_seq: int
     n: int
     census: bytes
+    at_us: int
+    size: int
 
 
 @dataclass(slots=True)
@@ -113,6 +116,7 @@ class _Work:
 
     ``refs``: blocks that commit rows name, with the time of the commit. ``held``: what is there, in the end. ``strays``: blocks
     behind the newest commit row. ``retired_below``: earlier commits had their blocks deleted.
+    ``commits``: numbers of the rows that open.
     """
 
     connection: sqlite3.Connection
@@ -124,6 +128,7 @@ class _Work:
     held: list[HeldBlock] = field(default_factory=list)
     strays: list[HeldBlock] = field(default_factory=list)
     retired_below: int = 0
+    commits: set[int] = field(default_factory=set)
 
 
 def bring_into_line(
@@ -141,7 +146,7 @@ def bring_into_line(
     connection.execute("BEGIN")
     missing = _read_commits(work)
     bad = _check_blocks(work, routing)
-    emptied, blocks, messages = _bring_back(work)
+    gone = [*bad, *_bring_back(work)]
     unnamed = admit_blocks(work.state, work.strays)
     exceptions, gaps = _mend_exceptions(work)
     gaps += reconcile_ahead(work.state, sorted(work.held, key=lambda block: block.first_seq))
@@ -151,19 +156,20 @@ def bring_into_line(
         unnamed += work.state.next_seq - known
     _recount(work)
     connection.execute("COMMIT")
-    return work.state, Losses(total(missing), missing, emptied, blocks + bad, messages, unnamed, exceptions, gaps)
+    emptied = runs(sorted(commit_of(block.id) for block in gone))
+    messages = sum(block.n for block in gone)
+    return work.state, Losses(total(missing), missing, emptied, len(gone), messages, unnamed, exceptions, gaps)
 
 
 def _read_commits(work: _Work) -> Ranges:
     """State and block references from every row that opens; those that do not are removed. Ranges of missing numbers."""
-    found: list[int] = []
     unreadable: list[int] = []
     newest = None
     for row in commit_rows(work.connection, work.cipher, work.incarnations, work.keys):
         if row.meta is None:
             unreadable.append(row.number)
             continue
-        found.append(row.number)
+        work.commits.add(row.number)
         newest = row
         work.refs.update((ref.id, (ref, row.at_us)) for ref in row.meta.blocks)
         below = [int(record.detail.get("below", 0)) for record in row.meta.audit if record.kind is AuditKind.RETIRE]
@@ -172,7 +178,7 @@ def _read_commits(work: _Work) -> Ranges:
     if newest is None:
         return ()
     work.state = opened_state(newest)
-    return _holes(work.state.anchor[0], found)
+    return _holes(work.state.anchor[0], sorted(work.commits))
 
 
 def _holes(first: int, found: Sequence[int]) -> Ranges:
@@ -186,22 +192,27 @@ def _holes(first: int, found: Sequence[int]) -> Ranges:
     return tuple(holes)
 
 
-def _check_blocks(work: _Work, routing: tuple[RouteRule, ...]) -> int:
-    """Set facts right by the commit rows; blocks behind them must open by themselves. How many had to be put aside."""
-    bad = 0
+def _check_blocks(work: _Work, routing: tuple[RouteRule, ...]) -> list[_Block]:
+    """Set facts right by the commit rows; what does not open then is put aside. The blocks that were."""
+    bad: list[_Block] = []
     for block in _blocks(work.connection):
-        ref, _ = work.refs.pop(block.id, (None, 0))
-        if ref is not None:
-            _set_right(work.connection, block, ref)
-            work.held.append(_held(ref))
-        elif (census := _census(block)) is None or (commit_of(block.id) > work.state.commit and not _opens(work, block)):
-            work.connection.execute(_PUT_ASIDE, (block.id,))
-            work.connection.execute("DELETE FROM block WHERE id = ?", (block.id,))
-            bad += 1
-        else:
-            work.held.append(HeldBlock(block.id, block.traffic, block.first_seq, block.last_seq, census))
-            if commit_of(block.id) > work.state.commit:
-                work.strays.append(work.held[-1])
+        ref, at_us = work.refs.pop(block.id, (None, block.at_us))
+        true = block if ref is None else _true(ref, at_us)
+        census, size = _census(true), _plaintext_bytes(work, true, ref)
+        true = true._replace(size=block.size if size is None else size)
+        if true != block:
+            work.connection.execute(_SET_RIGHT, (*true[1:], true.id))
+        if census is None or size is None:
+            work.connection.execute(_PUT_ASIDE, (true.id,))
+            bad.append(true)
+            if census is None or (ref is None and (commit_of(true.id) > work.state.commit or commit_of(true.id) in work.commits)):
+                # Nothing vouches for what it held, or its commit row knows of no such block: it is not even a gap.
+                work.connection.execute("DELETE FROM block WHERE id = ?", (true.id,))
+                continue
+            work.connection.execute("UPDATE block SET sealed = x'' WHERE id = ?", (true.id,))
+        work.held.append(HeldBlock(true.id, true.traffic, true.first_seq, true.last_seq, census))
+        if commit_of(true.id) > work.state.commit:
+            work.strays.append(work.held[-1])
     if work.state.commit == 0:
         # Nothing is left of the state: the routes start at the oldest message that is.
         work.state.next_seq = min((stray.first_seq for stray in work.strays), default=1)
@@ -209,25 +220,22 @@ def _check_blocks(work: _Work, routing: tuple[RouteRule, ...]) -> int:
     return bad
 
 
-def _held(ref: BlockRef) -> HeldBlock:
-    return HeldBlock(ref.id, ref.traffic, ref.first_seq, ref.last_seq, ref.census)
-
-
 def _blocks(connection: sqlite3.Connection) -> Iterator[_Block]:
     after = -1
     while rows := connection.execute(_BLOCKS, (after,)).fetchall():
-        yield from (_Block(row[0], row[1], row[2], row[3], row[4], bytes(row[5])) for row in rows)
+        yield from (_Block(*row) for row in rows)
         after = rows[-1][0]
 
 
-def _set_right(connection: sqlite3.Connection, block: _Block, ref: BlockRef) -> None:
-    true = _Block(ref.id, ref.traffic, ref.first_seq, ref.last_seq, ref.count, encode_census(ref.census))
-    if true != block:
-        connection.execute(_SET_RIGHT, (*true[1:], ref.id))
+def _true(ref: BlockRef, at_us: int) -> _Block:
+    """The columns as the commit row names them."""
+    return _Block(ref.id, ref.traffic, ref.first_seq, ref.last_seq, ref.count, encode_census(ref.census), at_us, 0)
 
 
 def _census(block: _Block) -> Census | None:
     """The census where the clear columns agree with each other."""
+    if not all(isinstance(number, int) for number in (*block[:5], block.at_us)) or not isinstance(block.census, bytes):
+        return None
     try:
         census = decode_census(block.census)
     except IntegrityError:
@@ -236,38 +244,42 @@ def _census(block: _Block) -> Census | None:
     return census if sane and sum(census.values()) == block.n and min(census.values()) > 0 else None
 
 
-def _opens(work: _Work, block: _Block) -> bool:
+def _plaintext_bytes(work: _Work, block: _Block, ref: BlockRef | None) -> int | None:
+    """The size of the content; None where it is not what the commit sealed. One that was put aside before stays as it is."""
     sealed = work.connection.execute("SELECT sealed FROM block WHERE id = ?", (block.id,)).fetchone()[0]
+    if sealed is None:
+        return 0
+    if not isinstance(sealed, bytes) or (ref is not None and sealed[-len(ref.tag) :] != ref.tag):
+        return None
     try:
         incarnation = work.incarnations.of(commit_of(block.id))
-        work.cipher.open(TABLE_BLOCK, block.id, block.traffic, block.first_seq, block.n, incarnation, bytes(sealed or b""))
+        return len(work.cipher.open(TABLE_BLOCK, block.id, block.traffic, block.first_seq, block.n, incarnation, sealed))
     except IntegrityError:
-        return False
-    return True
+        return None
 
 
-def _bring_back(work: _Work) -> tuple[Ranges, int, int]:
-    """Blocks that are gone without having been retired come back without content; (commits, blocks, messages)."""
-    back = [(ref, at_us) for ref, at_us in work.refs.values() if commit_of(ref.id) >= work.retired_below]
-    for ref, at_us in back:
-        facts = (ref.id, ref.traffic, ref.first_seq, ref.last_seq, ref.count, encode_census(ref.census), at_us)
-        work.connection.execute(_EMPTY, facts)
-        work.held.append(_held(ref))
-    return runs(sorted(commit_of(ref.id) for ref, _ in back)), len(back), sum(ref.count for ref, _ in back)
+def _bring_back(work: _Work) -> list[_Block]:
+    """Blocks that are gone without having been retired come back without content."""
+    refs = [(ref, at_us) for ref, at_us in work.refs.values() if commit_of(ref.id) >= work.retired_below]
+    back = [_true(ref, at_us) for ref, at_us in refs]
+    work.connection.executemany(_EMPTY, back)
+    work.held.extend(HeldBlock(ref.id, ref.traffic, ref.first_seq, ref.last_seq, ref.census) for ref, _ in refs)
+    return back
 
 
 def _mend_exceptions(work: _Work) -> tuple[int, int]:
     """Rows that cannot be acted on go, the books follow the others; (rows that are gone, messages that became gaps)."""
     commits = {block.commit for block in work.held}
     rows: list[FoundException] = []
-    for row, route, state, commit, empty in work.connection.execute(
-        "SELECT id, route, state, block_commit, sealed IS NULL FROM exception"
-    ).fetchall():
-        fixed = state
+    for row, *facts, empty in work.connection.execute(_EXCEPTIONS).fetchall():
+        if not all(isinstance(fact, int) and fact >= 0 for fact in facts) or facts[2] not in _CODES:
+            work.connection.execute("DELETE FROM exception WHERE id = ?", (row,))
+            continue
+        route, state, _, _, _, commit = facts
         if state == _QUEUED and empty and commit not in commits:
-            fixed = _GAP  # its content is gone with its block
+            state = _GAP  # its content is gone with its block
             work.connection.execute("UPDATE exception SET state = ? WHERE id = ?", (_GAP, row))
-        rows.append(FoundException(route, seq_of(row), fixed))
+        rows.append(FoundException(route, seq_of(row), state))
     before = sum(_expected(work.state))
     gaps, left_out = recount_exceptions(work.state, rows)
     work.connection.executemany("DELETE FROM exception WHERE id = ?", [(exception_id(seq, route),) for route, seq in left_out])

@@ -219,12 +219,12 @@ def decode_census(stored: bytes) -> Census:
     """The reverse.
 
     Raises:
-        IntegrityError: ``census-format``.
+        IntegrityError: ``journal-damaged``: it stands in clear, so only damage makes it unreadable; salvage sets it right.
     """
     try:
         return {(str(source), str(route)): int(count) for source, route, count in orjson.loads(stored)}
     except (ValueError, TypeError):
-        raise IntegrityError("census-format", "the census of a block cannot be read") from None
+        raise IntegrityError("journal-damaged", "the census of a block cannot be read") from None
 
 
 @dataclass(frozen=True, slots=True)

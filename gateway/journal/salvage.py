@@ -37,7 +37,7 @@ from gateway.journal.migrations import migrate
 from gateway.journal.pages import PageFile
 from gateway.journal.pragmas import connect_writer, storage_error
 from gateway.journal.quota import JOURNAL_NAME
-from gateway.journal.records import TABLE_META, TABLE_REFUSED, commit_of, encode_meta
+from gateway.journal.records import TABLE_BLOCK, TABLE_EXCEPTION, TABLE_META, TABLE_REFUSED, commit_of, encode_meta
 from gateway.journal.repair import believe_witness
 from gateway.journal.witness import LastStatus, WitnessState, read_last_status
 from gateway.model.errors import CapacityError, GatewayError, IntegrityError, StorageError
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BUILT_NAME", "Damage", "SalvageReport", "ask_for_salvage", "examine", "mend"]
 
+_INCARNATION_BYTES: Final = 16
 _BUILDING: Final = f"{JOURNAL_NAME}.salvaging"
 #: The new file, complete: from now on it is the journal, whatever its name.
 BUILT_NAME: Final = f"{JOURNAL_NAME}.salvaged"
@@ -72,6 +73,18 @@ _CARRY: Final = {
     "refused": "INSERT OR IGNORE INTO refused VALUES (?, ?, ?)",
     "quarantine": "INSERT OR IGNORE INTO quarantine VALUES (?, ?, ?, ?)",
     "block": "INSERT OR IGNORE INTO block VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+}
+
+
+_TWINS_DIFFER: Final = (
+    "SELECT EXISTS (SELECT id, uuid, first_commit FROM incarnation_twin EXCEPT SELECT id, uuid, first_commit FROM incarnation)"
+)
+#: (table number in the sealed head, columns) -> table
+_SEALED_TABLES: Final = {
+    (TABLE_BLOCK, 9): "block",
+    (TABLE_META, 3): "commit_meta",
+    (TABLE_EXCEPTION, 9): "exception",
+    (TABLE_REFUSED, 3): "refused",
 }
 
 
@@ -145,8 +158,8 @@ def examine(state_dir: Path, keys: OpenKeyring) -> Damage | None:
         with contextlib.closing(_connect_read_only(path)) as connection:
             _touch(connection, whole=size <= _WHOLE_CHECK_BYTES)
             if connection.execute("PRAGMA user_version").fetchone()[0]:
-                newest_state(connection, opening_cipher(keys), keys)
-    except IntegrityError:
+                _check_head(connection, keys)
+    except (IntegrityError, UnicodeDecodeError):  # names in the schema may be bytes now
         return Damage.UNREADABLE
     except sqlite3.Error as error:
         if isinstance(mapped := storage_error(error), IntegrityError):
@@ -177,7 +190,7 @@ class _Sealing:
             missing = (*losses.missing, (state.commit + 1, number - 1))
             losses = replace(losses, missing=missing, commits=total(missing))
         record = AuditRecord(AuditKind.SALVAGE if name else AuditKind.ROLLBACK, detail={"file": name} | losses.facts())
-        uuid = self._randomness.bytes(16)
+        uuid = self._randomness.bytes(_INCARNATION_BYTES)
         plaintext = encode_meta(state.chain, (), [record, *more], encode_state(state), ())
         sealed = cipher.seal(TABLE_META, number, 0, 0, 0, uuid, plaintext)
         connection.execute("BEGIN IMMEDIATE")
@@ -290,12 +303,13 @@ def _found_rows(file: PageFile) -> Iterator[tuple[str, Row]]:
 
 
 def _table_of(row: Row) -> str | None:
-    """Which table's row this is, by its shape; what looks alike is told apart by the table number in the sealed head."""
+    """Which table's row this is: by the table number in its sealed head, else by its shape."""
+    sealed = row.values[-1] if row.values else None
+    if isinstance(sealed, bytes) and (name := _SEALED_TABLES.get((_sealed_table(sealed), len(row.values)))):
+        return name
     match row.values:
-        case (None, bytes(uuid), int(), int()) if len(uuid) == 16:
+        case (None, bytes(uuid), int(), int()) if len(uuid) == _INCARNATION_BYTES:
             return "incarnation"
-        case (None, int(), bytes(sealed)):
-            return {TABLE_META: "commit_meta", TABLE_REFUSED: "refused"}.get(_sealed_table(sealed))
         case (None, int(), int(), int(), int(), bytes(), int(), int(), bytes() | None):
             return "block"
         case (None, int(), int(), int(), int(), int(), int(), int(), bytes() | None):
@@ -364,12 +378,22 @@ def _touch(connection: sqlite3.Connection, *, whole: bool) -> None:
     pages = connection.execute("PRAGMA page_count").fetchone()[0]
     if not written and not names and pages <= 1:
         return  # a first start that came no further
-    if not written or not names.issuperset(_CARRY):
+    if not written or not names.issuperset({*_CARRY, "incarnation_twin"}):
         raise IntegrityError("journal-damaged", "the database lacks tables")
+    if connection.execute(_TWINS_DIFFER).fetchone()[0]:
+        raise IntegrityError("journal-damaged", "the starts are not those of their twin table")
     for name in _CARRY:
         connection.execute(f"SELECT min(id), max(id) FROM {name}").fetchone()  # noqa: S608 - one of our own table names
     if whole and connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
         raise IntegrityError("journal-damaged", "the database is not consistent")
+
+
+def _check_head(connection: sqlite3.Connection, keys: OpenKeyring) -> None:
+    """The newest commit row opens, and nothing is newer than it."""
+    state = newest_state(connection, opening_cipher(keys), keys)
+    newest = connection.execute("SELECT coalesce(max(id), 0) FROM block").fetchone()[0]
+    if commit_of(newest) > (0 if state is None else state.commit):
+        raise IntegrityError("journal-damaged", "a block is newer than the newest commit row")
 
 
 def _salvage_error(error: sqlite3.Error) -> GatewayError:

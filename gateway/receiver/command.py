@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from gateway.model.errors import ConfigurationError, GatewayError, Issue, UnavailableError
 from gateway.receiver.lines import Tally, counts, json_voice, plain_voice, rich_voice
-from gateway.receiver.server import ReceiverSettings, ReferenceReceiver
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
     from gateway.model.clock import Clock
     from gateway.receiver.lines import Fact, Voice
+    from gateway.receiver.server import ReceiverSettings
 
 __all__ = ["DEFAULT_LISTEN", "ReceiveOptions", "receive", "receive_command", "receiver_settings"]
 
@@ -48,6 +48,8 @@ class ReceiveOptions:
 
 def receiver_settings(options: ReceiveOptions) -> ReceiverSettings:
     """The settings that the options mean, secrets read from their files. Raises: ConfigurationError with every problem."""
+    from gateway.receiver.server import ReceiverSettings  # aiohttp: only who receives pays for it
+
     issues: list[Issue] = []
     host, port = _listen(options.listen, issues)
     token = _token(options.token_file, issues)
@@ -121,6 +123,8 @@ def _complaint(fault: GatewayError) -> list[str]:
 
 
 async def _run(settings: ReceiverSettings, options: ReceiveOptions, clock: Clock, out: TextIO) -> None:
+    from gateway.receiver.server import ReferenceReceiver
+
     tell = _voice(options, out)
     tally = Tally()
     receiver = ReferenceReceiver(settings, clock, on_batch=tally.note)

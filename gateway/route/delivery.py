@@ -107,6 +107,22 @@ class _Harvest:
         return bool(self.delivered or self.filtered or self.dead)
 
 
+@dataclass(frozen=True, slots=True)
+class _Rejection:
+    """Items that the destination rejected, with its reasons. ``lone``: the request held nothing else."""
+
+    window: Window
+    items: Sequence[Item]
+    code: str
+    reasons: Sequence[str]
+    lone: bool
+
+    def note(self) -> None:
+        """Keep code and reason with the item, for its dead letter."""
+        for item, reason in zip(self.items, self.reasons, strict=True):
+            item.code, item.reason = self.code, reason
+
+
 class Dispatch:
     """One route's machine. Times are monotonic seconds, given by the caller and never going back."""
 
@@ -274,7 +290,7 @@ class Dispatch:
                 self._limit.too_large(len(batch.items))
             case Effect.SUSPECT:
                 reason = outcome.reason if isinstance(outcome, BatchRejected) else ""
-                self._reject(window, batch.items, self._link.code, (reason,), now_s)
+                self._reject(_Rejection(window, batch.items, self._link.code, (reason,), lone=True), now_s)
             case Effect.KEEP:
                 window.put(batch.items, Mark.WAITING)
                 self._keep(batch, outcome)
@@ -325,10 +341,12 @@ class Dispatch:
         self._pace_sources(window, taken, later, now_s)
         if accepted:
             self._bury(self._suspicion.accepted())
-        if rejected and accepted and not self._rules.stop_on_reject:
-            self._condemn(window, rejected, "rejected", reasons)
-        elif rejected:
-            self._reject(window, rejected, "rejected", reasons, now_s)
+        if rejected:
+            rejection = _Rejection(window, rejected, "rejected", reasons, lone=len(batch.items) == 1)
+            if accepted and not self._rules.stop_on_reject:
+                self._condemn(rejection)
+            else:
+                self._reject(rejection, now_s)
 
     def _pace_sources(self, window: Window, taken: Sequence[Item], later: Sequence[Item], now_s: float) -> None:
         """A source with a message that is to be sent again waits as a whole; the others go on."""
@@ -338,48 +356,45 @@ class Dispatch:
             window.defer(source, now_s + self._backoff.jitter_s(window.deferrals(source) + 1))
         window.resume({item.source for item in taken} - waiting)
 
-    def _reject(self, window: Window, items: Sequence[Item], code: str, reasons: Sequence[str], now_s: float) -> None:
+    def _reject(self, rejection: _Rejection, now_s: float) -> None:
         """Rejected while it is open whether the destination takes anything."""
         self._limit.alone()
-        for item, reason in zip(items, reasons, strict=True):
-            item.code, item.reason = code, reason
+        rejection.note()
         if self._suspicion.rejecting:
-            window.put(items, Mark.WAITING)
-            self._suspicion.probed(items)
+            rejection.window.put(rejection.items, Mark.WAITING)
+            self._suspicion.probed(rejection.items)
             if self._suspicion.burst_over:
-                self._link.pause(code, now_s + self._backoff.jitter_s(self._suspicion.steps))
+                self._link.pause(rejection.code, now_s + self._backoff.jitter_s(self._suspicion.steps))
         elif self._rules.stop_on_reject:
-            self._strike(window, items, code, now_s)
-        elif len(items) == 1 and self._suspicion.had_last_chance(items[0]):
-            self._condemn(window, items, code, reasons)
+            self._strike(rejection, now_s)
+        elif rejection.lone and self._suspicion.had_last_chance(rejection.items[0]):
+            self._condemn(rejection)
         else:
-            self._suspect(window, items, code, now_s)
+            self._suspect(rejection, now_s)
 
-    def _suspect(self, window: Window, items: Sequence[Item], code: str, now_s: float) -> None:
-        window.put(items, Mark.SUSPECT)
-        rejecting = [self._suspicion.add(window, item) for item in items][-1]
+    def _suspect(self, rejection: _Rejection, now_s: float) -> None:
+        rejection.window.put(rejection.items, Mark.SUSPECT)
+        rejecting = [self._suspicion.add(rejection.window, item) for item in rejection.items][-1]
         wait_s = self._backoff.jitter_s(min(self._suspicion.rejections, REJECTIONS_MAX))
         self._suspicion.due_s = now_s + wait_s
         if rejecting:
             self._wait_again(self._suspicion.give_back())
-            self._link.pause(code, now_s + wait_s)
+            self._link.pause(rejection.code, now_s + wait_s)
 
-    def _strike(self, window: Window, items: Sequence[Item], code: str, now_s: float) -> None:
+    def _strike(self, rejection: _Rejection, now_s: float) -> None:
         """``on_reject = "stop"``: the head alone, three times, then nothing goes until the operator has decided."""
-        window.put(items, Mark.WAITING)
-        head = items[0]
-        if len(items) == 1:
-            head.strikes += 1
+        rejection.window.put(rejection.items, Mark.WAITING)
+        head = rejection.items[0]
+        head.strikes += rejection.lone
         if head.strikes >= REJECTIONS_MAX:
-            self._condemn(window, (head,), code, (head.reason,))
+            self._condemn(rejection)
             self.stopped = True
-        self._link.pause(code, now_s + self._backoff.jitter_s(max(1, head.strikes)))
+        self._link.pause(rejection.code, now_s + self._backoff.jitter_s(max(1, head.strikes)))
         self._link.state = RouteState.REJECTING
 
-    def _condemn(self, window: Window, items: Sequence[Item], code: str, reasons: Sequence[str]) -> None:
-        for item, reason in zip(items, reasons, strict=True):
-            item.code, item.reason = code, reason
-        self._bury([(window, item) for item in items])
+    def _condemn(self, rejection: _Rejection) -> None:
+        rejection.note()
+        self._bury([(rejection.window, item) for item in rejection.items])
 
     def _bury(self, suspects: Iterable[tuple[Window, Item]]) -> None:
         """They are dead letters."""

@@ -92,6 +92,7 @@ class Route:
         self._settlement: Settlement | None = None
         self._appended = True
         self._prepared = False
+        self._resuming = False
         self._sweep_s = -math.inf
         self._journal_s = -math.inf
         self._shown = Outlook(RouteState.ONLINE)
@@ -190,8 +191,7 @@ class Route:
             return
         self._sweep_s = now_s
         settled = self._settlement is None and not dispatch.unsettled
-        if dispatch.stopped and settled and self._services.dead_letters() == 0:
-            dispatch.stopped = False
+        self._resuming = dispatch.stopped and settled and self._services.dead_letters() == 0
         requeued_open = self._settlement is not None and any(d.requeued for d in self._settlement.delivered)
         if dispatch.wants_requeued and not requeued_open:
             self._asked = self._task(self._journal.requeued(self.name, _REQUEUED_MAX, self._rules.max_bytes))
@@ -215,7 +215,10 @@ class Route:
                 self._appended = True
         if self._asked is not None and self._asked.done():
             asked, self._asked = self._asked, None
-            dispatch.push_requeued(self._result_of(asked) or (), self._sink.accepts, now_s)
+            found = self._result_of(asked)
+            dispatch.push_requeued(found or (), self._sink.accepts, now_s)
+            if self._resuming and found is not None:  # only now: a replayed message goes before those it held up
+                dispatch.stopped = False
 
     def _settled(self) -> None:
         settle, self._settle = self._settle, None

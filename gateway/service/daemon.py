@@ -33,7 +33,7 @@ from gateway.observe.process import ProcessFigures, read_figures
 from gateway.observe.status import as_json
 from gateway.service.admin_port import DaemonPort
 from gateway.service.intake import Intake
-from gateway.service.kinds import RoutePorts, make_route, make_sink, make_source
+from gateway.service.parts import RoutePorts, make_route, make_sink, make_source
 from gateway.service.picture import Parts, picture
 from gateway.service.pulse import Pulse
 from gateway.service.standing import Standing

@@ -54,10 +54,11 @@ class Pulse:
         self.proof_s = self._beat_s = self.clock.monotonic_s()
         pause_s = BEAT_S if self.interval_s is None else min(BEAT_S, self.interval_s / 4)
         while True:
-            await self._beat()
+            await self.beat()
             await asyncio.sleep(pause_s)
 
-    async def _beat(self) -> None:
+    async def beat(self) -> None:
+        """One beat: look, prove, feed."""
         now_s = self.clock.monotonic_s()
         late_s, self._beat_s = now_s - self._beat_s, now_s
         self._observe_commits(now_s)

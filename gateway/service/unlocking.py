@@ -6,21 +6,26 @@ or removed; a lock file that exists already is held, so that two daemons never w
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from gateway.journal.interface import JournalPlace, JournalServices, RouteRule
 from gateway.journal.journal import Journal
 from gateway.journal.key_provider import CredentialProvider, FileProvider, KeyProvider
 from gateway.journal.keyring import KeyringState, OpenKeyring, create_keyring, keyring_state, open_keyring
 from gateway.journal.lockfile import StateLock, take_lock
+from gateway.model.errors import UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from gateway.model.clock import Randomness
     from gateway.settings.configuration import Configuration
+
+_LOCK_PATIENCE_S: Final = 3.0
+_LOCK_EVERY_S: Final = 0.05
 
 __all__ = ["Unlocking", "key_provider", "place_of", "rules_of"]
 
@@ -75,16 +80,26 @@ class Unlocking:
             fresh = keyring_state(place.state_dir) is KeyringState.FRESH
             keys = None if fresh else open_keyring(place.state_dir, kek)
         finally:
-            self._hold(create=False)
-        self._hold(create=True)
+            await self._hold(create=False)
+        await self._hold(create=True)
         if keys is None:
             keys = create_keyring(place.state_dir, kek, self.randomness)
         self.keys = keys
         return await Journal.open(place, keys, rules_of(self.configuration), services)
 
-    def _hold(self, *, create: bool) -> None:
-        if self.lock is None:
-            self.lock = take_lock(self.configuration.gateway.state_dir, create=create)
+    async def _hold(self, *, create: bool) -> None:
+        """Take the lock; a command that reads a stopped gateway holds it for a moment, so look again for a while."""
+        tries = int(_LOCK_PATIENCE_S / _LOCK_EVERY_S)
+        while self.lock is None:
+            try:
+                self.lock = take_lock(self.configuration.gateway.state_dir, create=create)
+            except UnavailableError:
+                tries -= 1
+                if tries <= 0:
+                    raise
+                await asyncio.sleep(_LOCK_EVERY_S)
+            else:
+                return
 
     def release(self) -> None:
         """Give the lock up; the last thing a daemon does."""

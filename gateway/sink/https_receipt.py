@@ -61,7 +61,7 @@ def _result(result: Any) -> tuple[str, Verdict]:
     event_id, status, reason = result.get("id"), result.get("status"), result.get("reason")
     if not isinstance(event_id, str) or not isinstance(status, str) or status not in _WORDS:
         raise RemoteProtocolError("receipt-malformed")
-    if reason is None or not reason:
+    if reason is None or reason == "":
         return event_id, _PLAIN[status]
     if not isinstance(reason, str):
         raise RemoteProtocolError("receipt-malformed")

@@ -42,18 +42,20 @@ def flip(path: Path, offset: int) -> None:
         file.write(bytes([byte ^ 0x55]))
 
 
-def block_offset(path: Path, number: int) -> int:
-    """Where in the file the middle of that block's sealed bytes lies."""
+def flip_block(path: Path, number: int) -> None:
+    """Flip one bit in the middle of that block's sealed bytes, in every copy that page splits have left in the file."""
     connection = sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True)
     try:
         sealed = [bytes(row[0]) for row in connection.execute("SELECT sealed FROM block ORDER BY id")]
     finally:
         connection.close()
-    chosen = sealed[number]
-    middle = len(chosen) // 2
-    at = path.read_bytes().find(chosen[middle : middle + 24])
-    assert at > 0
-    return at
+    middle = len(sealed[number]) // 2
+    wanted, content, at = sealed[number][middle : middle + 24], path.read_bytes(), -1
+    copies = 0
+    while (at := content.find(wanted, at + 1)) >= 0:
+        flip(path, at)
+        copies += 1
+    assert copies
 
 
 def still_works(gateway: Gateway, destination: Destination) -> None:
@@ -70,7 +72,7 @@ def test_a_flipped_bit_in_a_block_costs_that_block_and_says_so(new_gateway: NewG
     gateway = new_gateway()
     sender = backlog(gateway, destination)
     assert gateway.stop() == 0
-    flip(database(gateway), block_offset(database(gateway), 5))
+    flip_block(database(gateway), 5)
     gateway.start()
     destination.up()
     still_works(gateway, destination)

@@ -85,10 +85,10 @@ def test_a_crash_at_any_moment_sends_again_under_the_same_ids_and_numbers(
     journal = journal_of(layout)
     destination = Destination(seed=seed)
     simulation = Simulation(journal, destination, seed=seed)
-    for (fault, seconds), count in itertools.zip_longest(plan, turns, fillvalue=("partial", 1.0)):  # type: ignore[misc]
-        destination.fault = fault if isinstance(fault, str) else "partial"
-        simulation.run(simulation.now_s + (seconds if isinstance(seconds, float) else 1.0))
-        for _ in range(count if isinstance(count, int) else 1):
+    for (fault, seconds), count in zip([*plan, ("partial", 1.0)], itertools.cycle(turns), strict=False):
+        destination.fault = fault
+        simulation.run(simulation.now_s + seconds)
+        for _ in range(count):
             simulation.turn(settle=False)
         simulation.start()
     destination.fault = "none"

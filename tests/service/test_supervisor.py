@@ -35,7 +35,9 @@ async def test_a_failing_task_is_started_again_and_its_text_is_not_reported() ->
         if runs < 3:
             raise ValueError("DOE^JANE")
 
-    await Supervisor(StandingClock(), lambda name, error, place: told.append((name, error, (place or "").partition(":")[0]))).keep("route", flaky)
+    await Supervisor(StandingClock(), lambda name, error, place: told.append((name, error, (place or "").partition(":")[0]))).keep(
+        "route", flaky
+    )
     assert runs == 3
     assert told == [("route", "ValueError", __name__)] * 2
 
