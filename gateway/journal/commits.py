@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CommitRow", "Incarnations", "commit_rows", "newest_state", "opened_state", "opening_cipher", "read_incarnations"]
 
+_INCARNATION_BYTES: Final = 16
 #: Rows of about a kilobyte: a portion is read in milliseconds, so a checkpoint never waits for a reader.
 _PORTION: Final = 256
 #: Below every row id, also below those that only somebody else can have written.
@@ -89,7 +90,9 @@ def opening_cipher(keys: OpenKeyring) -> RecordCipher:
 def read_incarnations(connection: sqlite3.Connection) -> Incarnations:
     """Every recorded start of the file; what is none is left out (its commits do not open then)."""
     rows = connection.execute("SELECT first_commit, uuid FROM incarnation").fetchall()
-    return Incarnations((commit, uuid) for commit, uuid in rows if isinstance(commit, int) and isinstance(uuid, bytes))
+    return Incarnations(
+        (commit, uuid) for commit, uuid in rows if isinstance(commit, int) and isinstance(uuid, bytes) and len(uuid) == _INCARNATION_BYTES
+    )
 
 
 def commit_rows(

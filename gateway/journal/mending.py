@@ -14,7 +14,7 @@ from gateway.journal.audit import AuditKind, runs, total
 from gateway.journal.commits import commit_rows, opened_state, opening_cipher, read_incarnations
 from gateway.journal.exceptions import STATE_OF, exception_id, seq_of
 from gateway.journal.ledger import JournalState
-from gateway.journal.records import TABLE_BLOCK, BlockRef, commit_of, decode_census, encode_census
+from gateway.journal.records import TABLE_BLOCK, TABLE_META, BlockRef, commit_of, decode_census, encode_census
 from gateway.journal.refused import ROW_BYTES
 from gateway.journal.repair import (
     FoundException,
@@ -24,7 +24,7 @@ from gateway.journal.repair import (
     reconcile_ahead,
     recount_exceptions,
 )
-from gateway.model.errors import IntegrityError
+from gateway.model.errors import IntegrityError, LocalProtocolError
 from gateway.model.state import Term
 from gateway.model.traffic import TrafficClass
 
@@ -142,8 +142,10 @@ def bring_into_line(
 
     ``last``: a witness whose MAC is ours. ``left_below``: blocks of earlier commits were left behind on purpose.
     """
-    work = _Work(connection, opening_cipher(keys), keys, read_incarnations(connection), retired_below=left_below)
+    cipher = opening_cipher(keys)
     connection.execute("BEGIN")
+    _prove_starts(connection, cipher)
+    work = _Work(connection, cipher, keys, read_incarnations(connection), retired_below=left_below)
     missing = _read_commits(work)
     bad = _check_blocks(work, routing)
     gone = [*bad, *_bring_back(work)]
@@ -159,6 +161,31 @@ def bring_into_line(
     emptied = runs(sorted(commit_of(block.id) for block in gone))
     messages = sum(block.n for block in gone)
     return work.state, Losses(total(missing), missing, emptied, len(gone), messages, unnamed, exceptions, gaps)
+
+
+def _prove_starts(connection: sqlite3.Connection, cipher: RecordCipher) -> None:
+    """Keep of the recorded starts (found in both tables, perhaps in two versions) the true ones, in order.
+
+    A start is proven by its first commit row, which opens under its id and no other. One whose commit row is gone or does not
+    open is kept unless a proven one says otherwise.
+    """
+    newest = connection.execute("SELECT coalesce(max(id), 0) FROM commit_meta").fetchone()[0]
+    found = connection.execute("SELECT DISTINCT first_commit, uuid, started_us FROM incarnation").fetchall()
+    starts = [start for start in found if isinstance(start[0], int) and 0 < start[0] <= newest and isinstance(start[1], bytes)]
+    proven = [start for start in starts if _proves(connection, cipher, start[0], start[1])]
+    settled = {commit for commit, _, _ in proven} | {uuid for _, uuid, _ in proven}
+    kept = sorted([*proven, *[start for start in starts if start[0] not in settled and start[1] not in settled]])
+    connection.execute("DELETE FROM incarnation")
+    connection.execute("DELETE FROM incarnation_twin")
+    connection.executemany("INSERT INTO incarnation (first_commit, uuid, started_us) VALUES (?, ?, ?)", kept)
+
+
+def _proves(connection: sqlite3.Connection, cipher: RecordCipher, commit: int, uuid: bytes) -> bool:
+    row = connection.execute("SELECT sealed FROM commit_meta WHERE id = ?", (commit,)).fetchone()
+    try:
+        return row is not None and bool(cipher.open(TABLE_META, commit, 0, 0, 0, uuid, row[0]))
+    except (IntegrityError, LocalProtocolError):  # not its row; not sixteen bytes
+        return False
 
 
 def _read_commits(work: _Work) -> Ranges:

@@ -53,8 +53,8 @@ class Limits:
 
     @property
     def margin(self) -> int:
-        """Less room than this is FULL; twice as much ends it."""
-        return max(_SLACK_BYTES, self.quota // 128)
+        """Less room than this is FULL; twice as much ends it. While it is not FULL, 32 KiB of sealed messages fit."""
+        return max(2 * _SLACK_BYTES, self.quota // 128)
 
     def fits(self, used: int, sealed: int) -> bool:
         """Whether records of ``sealed`` bytes may be appended at ``used`` bytes."""

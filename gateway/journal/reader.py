@@ -175,13 +175,17 @@ class Reader:
             heads = list(group)
             first, last = min(head.first_seq for head in heads), max(head.last_seq for head in heads)
             if first > expected or sum(head.count for head in heads) != last - first + 1:
-                lost = self._lost(commit if held is None else held[0], at + 1, expected, {head.id for head in heads})
+                # What is held may hold lost blocks already: they must not be found a second time.
+                present = {head.id for head in (*heads, *([] if held is None else held[1]))}
+                lost = self._lost(commit if held is None else held[0], at + 1, expected, present)
                 yield from _before(at, held, lost)
                 heads = sorted([*heads, *lost.pop(at, [])], key=lambda head: head.id)
+                last = max(head.last_seq for head in heads)
             elif held is not None:
                 yield held
             held, expected = (at, heads), max(expected, last + 1)
-        lost = self._lost(commit if held is None else held[0], _ROWID_MAX, expected, set()) if expected < until else {}
+        present = {head.id for head in ([] if held is None else held[1])}
+        lost = self._lost(commit if held is None else held[0], _ROWID_MAX, expected, present) if expected < until else {}
         yield from _before(_ROWID_MAX, held, lost)
 
     def _lost(self, first_commit: int, end_commit: int, expected: int, present: set[int]) -> dict[int, list[BlockHead]]:

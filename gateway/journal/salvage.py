@@ -162,7 +162,7 @@ def examine(state_dir: Path, keys: OpenKeyring) -> Damage | None:
     except (IntegrityError, UnicodeDecodeError):  # names in the schema may be bytes now
         return Damage.UNREADABLE
     except sqlite3.Error as error:
-        if isinstance(mapped := storage_error(error), IntegrityError):
+        if isinstance(mapped := storage_error(error), IntegrityError) or _is_schema(error):
             return Damage.REFUSED
         raise mapped from None
     return None
@@ -264,7 +264,8 @@ def _carry_over(file: PageFile, connection: sqlite3.Connection, keys: OpenKeyrin
                 below = _first_needed(connection, keys)
             if commit_of(row.rowid) < below:
                 continue
-        carried[name] += connection.execute(_CARRY[name], (row.rowid, *row.values[1:])).rowcount
+        rowid = None if name == "incarnation" else row.rowid  # both tables' rows: which of two is true is found out later
+        carried[name] += connection.execute(_CARRY[name], (rowid, *row.values[1:])).rowcount
         pending += _ROW_BYTES + sum(len(value) for value in row.values if isinstance(value, bytes))
         if pending > _PORTION_BYTES:
             connection.execute("COMMIT")
@@ -386,6 +387,11 @@ def _touch(connection: sqlite3.Connection, *, whole: bool) -> None:
         connection.execute(f"SELECT min(id), max(id) FROM {name}").fetchone()  # noqa: S608 - one of our own table names
     if whole and connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
         raise IntegrityError("journal-damaged", "the database is not consistent")
+
+
+def _is_schema(error: sqlite3.Error) -> bool:
+    """Our statements are right: where SQLite finds an error in them, the schema that it read is not ours any more."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_ERROR
 
 
 def _check_head(connection: sqlite3.Connection, keys: OpenKeyring) -> None:

@@ -116,7 +116,7 @@ def _samples(status: GatewayStatus, version: str) -> dict[str, list[_Sample]]:
         "edge_gateway_route_accepted_messages_total": [((r.name,), r.books.accepted) for r in routes],
         "edge_gateway_route_messages": [sample for r in routes for sample in _terms(r)],
         "edge_gateway_route_state_info": [((r.name, state.value), state is r.state) for r in routes for state in RouteState],
-        "edge_gateway_route_oldest_age_seconds": [((r.name,), r.oldest_age_s or 0) for r in routes],
+        "edge_gateway_route_oldest_age_seconds": [((r.name,), r.oldest_age_s) for r in routes],
         "edge_gateway_route_next_attempt_seconds": [((r.name,), r.next_attempt_s or 0) for r in routes],
         "edge_gateway_route_last_error_info": [((r.name, _code(r.last_error)), 1) for r in routes if r.last_error is not None],
         "edge_gateway_journal_size_bytes": [((), journal.bytes)],

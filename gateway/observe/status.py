@@ -30,7 +30,7 @@ class SourceStatus:
 
 @dataclass(frozen=True, slots=True)
 class RouteStatus:
-    """``oldest_age_s``: age of the oldest queued message, None where none is queued. ``last_error``: a code of ours.
+    """``oldest_age_s``: age of the oldest queued message, 0 where none is queued. ``last_error``: a code of ours.
 
     ``next_attempt_s``: seconds until the next attempt, None where none is planned.
     """
@@ -38,7 +38,7 @@ class RouteStatus:
     name: str
     state: RouteState = RouteState.STOPPED
     books: Books = NO_BOOKS
-    oldest_age_s: float | None = None
+    oldest_age_s: float = 0.0
     last_error: str | None = None
     next_attempt_s: float | None = None
 

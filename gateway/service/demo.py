@@ -141,7 +141,7 @@ class Demo:
             sent=sum(sender.sent for sender in self.senders),
             accepted=books["accepted"],
             queued=books["queued"],
-            oldest_age_s=books["oldest_age_s"] or 0.0,
+            oldest_age_s=books["oldest_age_s"],
             delivered=books["delivered"],
             link_up=self.link.up,
             route_state=books["state"],

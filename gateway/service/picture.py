@@ -65,7 +65,7 @@ def _sources(sources: Sequence[MllpSource], accepted: Mapping[str, int]) -> tupl
 
 def route_status(known: RouteSnapshot, route: Route | None, now_us: int) -> RouteStatus:
     """One route: the journal's books, the live state. ``route`` None: removed from the configuration, books still open."""
-    age_s = None if known.oldest_us is None else max(0.0, (now_us - known.oldest_us) / 1e6)
+    age_s = 0.0 if known.oldest_us is None else max(0.0, (now_us - known.oldest_us) / 1e6)
     if route is None:
         removed = None if known.configured else "route-removed"
         return RouteStatus(known.name, RouteState.STOPPED, known.books, age_s, removed)

@@ -73,7 +73,7 @@ def test_status_for_people_is_a_table_with_every_term_of_the_equation(bench: Ben
         *("NEXT TRY S", "LAST ERROR"),
     ]
     assert text.splitlines()[7].split() == ["everything", "retrying", "10", "5", "1", "1", "1", "1", "1", "12.3", "1.5", "connect-refused"]
-    assert text.splitlines()[8].split() == ["copy", "online", "2", "2", *["0"] * 5, "-", "-", "-"]
+    assert text.splitlines()[8].split() == ["copy", "online", "2", "2", *["0"] * 5, "0.0", "-", "-"]
     assert "\x1b" not in text
 
 

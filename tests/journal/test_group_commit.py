@@ -12,7 +12,7 @@ from gateway.journal.interface import Condition, JournalEventKind
 from gateway.model.cursor import Settlement
 from gateway.model.errors import CapacityError, LocalProtocolError, StorageError
 from gateway.model.message import AppendGroup
-from tests.journal.working import Box, Parked, append, deliver, entry, faulty, read_all, route_of, soon
+from tests.journal.working import Box, Parked, append, condition_of, deliver, entry, faulty, read_all, route_of, soon
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -168,7 +168,7 @@ async def test_an_error_of_the_disk_is_answered_at_once_and_tried_again_once_a_s
     wrapped.plan["COMMIT"] = [sqlite3.SQLITE_IOERR]
     failed = (await append(journal, entry(1)))[0]
     assert isinstance(failed.error, StorageError)
-    assert journal.condition is Condition.READ_ONLY
+    assert condition_of(journal) is Condition.READ_ONLY
     asked = len(wrapped.statements)
     for at in range(20):
         refused = (await append(journal, entry(at)))[0]
@@ -176,7 +176,7 @@ async def test_an_error_of_the_disk_is_answered_at_once_and_tried_again_once_a_s
         assert refused.error.code == "journal-io-error"
     assert len(wrapped.statements) == asked
     await tick(journal)
-    assert journal.condition is Condition.RUNNING
+    assert condition_of(journal) is Condition.RUNNING
     assert (await append(journal, entry(1)))[0].error is None
     told = [event.kind for event in box.events]
     assert told.count(JournalEventKind.COMMIT_FAILED) == 1

@@ -138,9 +138,11 @@ class JournalMachine(RuleBasedStateMachine):
     @rule(data=st.data(), late=st.booleans())
     def append_to_a_failing_disk(self, data: st.DataObject, late: bool) -> None:
         made = self.draw(data)
-        faulty(self.open, late=late).plan["COMMIT"] = [sqlite3.SQLITE_IOERR]
+        planned = faulty(self.open, late=late).plan
+        planned["COMMIT"] = [sqlite3.SQLITE_IOERR]
         before = self.open.snapshot().next_seq
         self.go(append(self.open, made))
+        planned.clear()
         if made.duplicate:
             return  # answered from memory, the disk was not asked
         assert made.error is not None
@@ -200,7 +202,9 @@ class JournalMachine(RuleBasedStateMachine):
         self.apply(name, self.consumers[name].low, list(zip(replayed, fates, strict=True)), again=data.draw(st.booleans()))
 
     def apply(self, name: str, cursor: Cursor, fates: list[tuple[Delivery, Term]], *, again: bool) -> None:
-        of = lambda term: tuple(delivery for delivery, fate in fates if fate is term)  # noqa: E731
+        def of(term: Term) -> tuple[Delivery, ...]:
+            return tuple(delivery for delivery, fate in fates if fate is term)
+
         dead = tuple(DeadLetter(delivery, "rejected", "text of the destination") for delivery in of(Term.DEAD_LETTER))
         settlement = Settlement(name, cursor, of(Term.DELIVERED), of(Term.FILTERED), dead)
         self.go(self.open.settle(settlement))
@@ -232,6 +236,7 @@ class JournalMachine(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(["all", "labs"]), dry_run=st.booleans())
     def replay_everything(self, name: str, dry_run: bool) -> None:
+        self.note_retired()
         kept = {seq for seq in self.terms[name] if self.messages[seq].readable and seq not in self.retired}
         delivered = {seq for seq in kept if self.terms[name][seq] is Term.DELIVERED}
         dead = {seq for seq in kept if self.terms[name][seq] is Term.DEAD_LETTER}
@@ -251,8 +256,13 @@ class JournalMachine(RuleBasedStateMachine):
         self.box.clock.now_us += days * DAY_US
         for _ in range(3):
             self.go(self.look())
-        with self.box.database() as database:
-            kept = {seq for first, last in database.execute("SELECT first_seq, last_seq FROM block") for seq in range(first, last + 1)}
+        self.note_retired()
+
+    def note_retired(self) -> None:
+        """Deletes ride in any commit; what is gone must have been settled."""
+        database = self.box.database()
+        kept = {seq for first, last in database.execute("SELECT first_seq, last_seq FROM block") for seq in range(first, last + 1)}
+        database.close()
         gone = set(self.messages) - kept - self.retired
         for name, terms in self.terms.items():
             for seq in gone & set(terms):

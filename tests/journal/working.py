@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
-    from gateway.journal.interface import JournalEvent, RouteSnapshot
+    from gateway.journal.interface import Condition, JournalEvent, RouteSnapshot
     from gateway.model.message import Delivery
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "Faulty",
     "Parked",
     "append",
+    "condition_of",
     "deliver",
     "entry",
     "faulty",
@@ -55,7 +56,7 @@ class AtOnce(Executor):
         done: Future[Any] = Future()
         try:
             done.set_result(fn(*args, **kwargs))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  (an executor hands over whatever happens)
             done.set_exception(error)
         return done
 
@@ -82,7 +83,7 @@ class Parked(Executor):
         for done, work in waiting:
             try:
                 done.set_result(work())
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001  (as above)
                 done.set_exception(error)
 
 
@@ -236,6 +237,11 @@ async def deliver(journal: Journal, route: str = "all", *, dead: Sequence[int] =
         await journal.settle(Settlement(route, result.after, delivered, left_out, letters, proof="200"))
         taken += result.deliveries
     return taken
+
+
+def condition_of(journal: Journal) -> Condition:
+    """What can be done now."""
+    return journal.condition
 
 
 def route_of(journal: Journal, name: str = "all") -> RouteSnapshot:

@@ -63,7 +63,7 @@ def test_a_gateway_that_never_ran_has_zeros_for_everything_configured() -> None:
     assert found["sources"] == [{"name": "adt", "accepted": 0, "duplicates": 0, "refused": 0, "connections": 0}]
     assert isinstance(found["routes"], list)
     assert found["routes"][0]["state"] == "stopped"
-    assert found["routes"][0]["oldest_age_s"] is None
+    assert found["routes"][0]["oldest_age_s"] == 0
 
 
 def test_last_known_counts_say_so_and_list_everything_configured() -> None:

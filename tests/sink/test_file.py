@@ -6,8 +6,7 @@ import errno
 import os
 import stat
 from datetime import timedelta
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest
@@ -22,6 +21,9 @@ from gateway.sink.file_settings import FileSettings
 from gateway.sink.ndjson_file import NdjsonFile, Rotation
 from gateway.sink.services import SinkServices
 from tests.route.fakes import FakeClock, LoopClock, stored
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 NO_ROTATION = Rotation(10**9, timedelta(days=999), 0)
 WALL_US = FakeClock().wall_us()
