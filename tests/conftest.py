@@ -79,6 +79,13 @@ def layer_of(nodeid: str) -> str:
     return parts[1] if len(parts) > 2 else "house"
 
 
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Raw bytes are named by their length: some hold the time (gzip), and all workers must collect the same names."""
+    if isinstance(val, bytes) and not (len(val) <= 40 and val.isascii() and val.decode().isprintable()):
+        return f"{len(val)} bytes"
+    return None
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the longer layers too")
     parser.addoption("--floors", action="store_true", help="fail where a layer executed fewer tests than its floor")

@@ -20,6 +20,7 @@ from gateway.model.limits import COMMIT_MAX_BYTES, COMMIT_MAX_MESSAGES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from concurrent.futures import Future
 
     from gateway.journal.dedupe import Dedupe
     from gateway.journal.interface import JournalServices
@@ -61,7 +62,6 @@ class Committer:
         self._quiet: asyncio.Future[None] | None = None
         self._retry: asyncio.TimerHandle | None = None
         self._idle = self._loop.call_later(_IDLE_S, self._look_idle)
-        self._commit_done = self._committed
         self.last = first
         self.condition = Condition.FULL if first.full else Condition.RUNNING
         self.error = ""
@@ -170,8 +170,7 @@ class Committer:
             clock = self._services.clock
             window = self.last.state.commit + 1 if oldest is None else oldest
             batch = CommitBatch(groups, acts, clock.wall_us(), clock.state(), window)
-            running = self._loop.run_in_executor(self._services.executor, self._writer.commit, batch)
-            running.add_done_callback(partial(self._commit_done, batch))
+            self._services.executor.submit(self._writer.commit, batch).add_done_callback(partial(self._hand_over, batch))
             return
         self._finish(deque(groups))  # duplicates of committed messages, and refusals: nothing to write
         self._tell_quiet()
@@ -191,7 +190,11 @@ class Committer:
             size += pending.size_bytes
         return groups, acts
 
-    def _committed(self, batch: CommitBatch, running: asyncio.Future[Committed]) -> None:
+    def _hand_over(self, batch: CommitBatch, running: Future[Committed]) -> None:
+        """In the writer's thread. One wake-up of the loop a commit; ``run_in_executor`` would chain two futures for the same."""
+        self._loop.call_soon_threadsafe(self._committed, batch, running)
+
+    def _committed(self, batch: CommitBatch, running: Future[Committed]) -> None:
         self._busy = False
         error = running.exception()
         if error is None:

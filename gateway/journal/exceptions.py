@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from gateway.journal.audit import AuditKind, AuditRecord, runs
 from gateway.journal.gap import declare
 from gateway.journal.records import NO_INCARNATION, TABLE_EXCEPTION, BlockColumns, decode_block, decode_headed, encode_block, encode_headed
+from gateway.model.errors import IntegrityError
 from gateway.model.state import Term
 from gateway.model.traffic import TrafficClass
 
@@ -237,5 +238,8 @@ def open_content(cipher: RecordCipher, row: int, traffic: int, sealed: bytes) ->
     """
     plaintext = cipher.open(TABLE_EXCEPTION, row, 0, seq_of(row), 1, NO_INCARNATION, sealed)
     head, block = decode_headed(plaintext)
-    message = decode_block(block).message(0, TrafficClass.from_code(traffic), head["incarnation"], head["commit"])
-    return DeadLetterContent(message, head["code"], head["reason"])
+    try:
+        message = decode_block(block).message(0, TrafficClass.from_code(traffic), head["incarnation"], head["commit"])
+        return DeadLetterContent(message, head["code"], head["reason"])
+    except (KeyError, TypeError):
+        raise IntegrityError("record-format", "the columns of a dead letter cannot be its own") from None

@@ -236,8 +236,14 @@ def _write(state_dir: Path, content: bytes) -> None:
     except OSError:
         fresh.unlink(missing_ok=True)
         raise
-    directory = os.open(state_dir, os.O_RDONLY | os.O_DIRECTORY)
+    # The parent too: the state directory itself may have been made a moment ago.
+    for directory in (state_dir, state_dir.parent):
+        _fsync_directory(directory)
+
+
+def _fsync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(directory)
+        os.fsync(descriptor)
     finally:
-        os.close(directory)
+        os.close(descriptor)

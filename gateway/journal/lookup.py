@@ -7,15 +7,15 @@ bisection over the rows; nothing here scans a backlog but ``trace``, which says 
 from __future__ import annotations
 
 from bisect import bisect_left
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from gateway.journal.audit import AuditKind, AuditRecord
 from gateway.journal.exceptions import DeadLetterContent, exception_id, open_content, seq_of
 from gateway.journal.interface import ExceptionRow, TraceRecord
-from gateway.journal.reader import BlockHead
-from gateway.journal.records import TABLE_META, block_id, commit_of, decode_census, decode_meta
+from gateway.journal.reader import BlockHead, block_head
+from gateway.journal.records import NO_INCARNATION, TABLE_META, block_id, commit_of, decode_meta
 from gateway.model.errors import IntegrityError
 from gateway.model.event import EventId
 from gateway.model.message import Delivery
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 __all__ = [
     "LedgerView",
     "Places",
-    "as_head",
     "commit_with",
     "dead_letters",
     "exception_content",
@@ -53,6 +52,7 @@ _DEAD: Final = (
     "SELECT id, class, laneseq, revision, block_commit, at_us, sealed FROM exception WHERE state = 2 AND route = ? ORDER BY id LIMIT ?"
 )
 _ONE: Final = "SELECT id, class, sealed FROM exception WHERE id = ? AND sealed IS NOT NULL"
+_BY_CODE: Final = {traffic.code: traffic for traffic in TrafficClass}
 _METAS: Final = "SELECT id, at_us, sealed FROM commit_meta WHERE id >= ? ORDER BY id LIMIT 256"
 
 
@@ -86,16 +86,11 @@ class Places:
 
     def _open(self, commit: int) -> Iterator[tuple[BlockHead, BlockContent]]:
         for row in self._reader.connection.execute(_OF_COMMIT, (block_id(commit), block_id(commit + 1))).fetchall():
-            head = as_head(row)
+            head = block_head(row)
             try:
                 yield head, self._reader.open_block(head)
             except IntegrityError:
                 continue
-
-
-def as_head(row: tuple[int, int, int, int, int, bytes, int, int]) -> BlockHead:
-    """The clear columns as a value."""
-    return BlockHead(row[0], row[1], row[2], row[3], row[4], decode_census(row[5]), row[6], bool(row[7]))
 
 
 def commit_with(reader: Reader, seq: int) -> int | None:
@@ -168,27 +163,37 @@ def dead_letters(reader: Reader, view: LedgerView, limit: int) -> list[Exception
 
 
 def _listed(reader: Reader, view: LedgerView, found: tuple[int, int, int, int, int, int, bytes]) -> ExceptionRow:
-    row, traffic, lane, revision, commit, at_us, sealed = found
+    row, code, lane, revision, commit, at_us, sealed = found
     seq = seq_of(row)
-    event = str(EventId(view.gateway, reader.incarnation_of(commit).hex(), seq))
-    known = ExceptionRow(event, view.ledger.name, seq, Term.DEAD_LETTER, TrafficClass.from_code(traffic), lane, revision, at_us)
+    traffic = _BY_CODE.get(code, TrafficClass.OTHER)  # a damaged column must not hide the others
     try:
-        content = open_content(reader.cipher, row, traffic, sealed)
+        content = open_content(reader.cipher, row, code, sealed)
     except IntegrityError as error:
-        return _with(known, code=error.code)
+        event = str(EventId(view.gateway, _incarnation(reader, commit), seq))
+        return ExceptionRow(event, view.ledger.name, seq, Term.DEAD_LETTER, traffic, lane, revision, at_us, code=error.code)
     message = content.message
-    return _with(
-        known,
-        source=message.source,
-        kind=message.kind,
-        received_us=message.received_us,
-        code=content.code,
-        size_bytes=len(message.body),
+    return ExceptionRow(
+        str(EventId(view.gateway, message.incarnation, seq)),
+        view.ledger.name,
+        seq,
+        Term.DEAD_LETTER,
+        traffic,
+        lane,
+        revision,
+        at_us,
+        message.source,
+        message.kind,
+        message.received_us,
+        content.code,
+        len(message.body),
     )
 
 
-def _with(row: ExceptionRow, **more: Any) -> ExceptionRow:
-    return replace(row, **more)
+def _incarnation(reader: Reader, commit: int) -> str:
+    try:
+        return reader.incarnation_of(commit).hex()
+    except IntegrityError:
+        return NO_INCARNATION.hex()
 
 
 # ---------------------------------------------------------------- traces

@@ -297,6 +297,7 @@ def _bring_back(work: _Work) -> list[_Block]:
 def _mend_exceptions(work: _Work) -> tuple[int, int]:
     """Rows that cannot be acted on go, the books follow the others; (rows that are gone, messages that became gaps)."""
     commits = {block.commit for block in work.held}
+    work.connection.execute("UPDATE exception SET at_us = 0 WHERE typeof(at_us) <> 'integer'")
     rows: list[FoundException] = []
     for row, *facts, empty in work.connection.execute(_EXCEPTIONS).fetchall():
         if not all(isinstance(fact, int) and fact >= 0 for fact in facts) or facts[2] not in _CODES:

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 __all__ = ["OfflineJournal"]
 
 _T = TypeVar("_T")
+_HINT_COPY: Final = "no room (or no right) to copy the journal for reading: set TMPDIR to a directory with room, or start the gateway"
 _NO_BYTE_LIMIT: Final = 2**62
 _READ_BYTES: Final = 1024 * 1024
 _LISTED_MAX: Final = 1000
@@ -94,15 +95,16 @@ class OfflineJournal:
         """
         state_dir = place.state_dir
         keys = None if keyring_state(state_dir) is KeyringState.FRESH else open_keyring(state_dir, provider.read())
-        lock = take_lock(state_dir, create=False)
+        journal = cls(place, gateway, take_lock(state_dir, create=False), None, JournalState())
         try:
-            opened = None if keys is None else _open(state_dir, keys)
-            state = None if opened is None else _guarded(lambda: newest_state(opened.connection, opened.reader.cipher, opened.keys))
+            if keys is not None and (opened := _open(state_dir, keys)) is not None:
+                journal._opened = opened
+                state = _guarded(lambda: newest_state(opened.connection, opened.reader.cipher, opened.keys))
+                journal._state = state or journal._state
         except GatewayError:
-            if lock is not None:
-                lock.release()
+            journal.close()
             raise
-        return cls(place, gateway, lock, opened, state or JournalState())
+        return journal
 
     def close(self) -> None:
         """Idempotent."""
@@ -303,14 +305,15 @@ def _connect(address: str) -> sqlite3.Connection:
 
 
 def _copied(path: Path) -> tuple[tempfile.TemporaryDirectory[str], Path]:
-    copy = tempfile.TemporaryDirectory(prefix="edge-gateway-")
+    copy = None
     try:
+        copy = tempfile.TemporaryDirectory(prefix="edge-gateway-")  # 0700
         for end in ("", "-wal"):
             shutil.copyfile(f"{path}{end}", Path(copy.name) / f"{path.name}{end}")
     except OSError:
-        copy.cleanup()
-        hint = "no room (or no right) to copy the journal for reading: set TMPDIR to a directory with room, or start the gateway"
-        raise CapacityError("copy-space", hint) from None
+        if copy is not None:
+            copy.cleanup()
+        raise CapacityError("copy-space", _HINT_COPY) from None
     return copy, Path(copy.name) / path.name
 
 

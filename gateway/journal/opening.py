@@ -13,7 +13,7 @@ from gateway.journal.exceptions import forget_routes
 from gateway.journal.pragmas import storage_error
 from gateway.journal.quota import scaled_limits
 from gateway.journal.records import TABLE_META, meta_keys
-from gateway.journal.salvage import SalvageReport, mend
+from gateway.journal.salvage import SalvageReport, ask_for_salvage, mend
 from gateway.journal.writer import Committed, Writer
 from gateway.model.errors import GatewayError, IntegrityError, StorageError
 
@@ -54,6 +54,15 @@ def open_writer(place: JournalPlace, keys: OpenKeyring, routing: tuple[RouteRule
     Raises:
         GatewayError: the disk refuses, or the file is newer than this program.
     """
+    try:
+        return _open_writer(place, keys, routing, services)
+    except IntegrityError:
+        # Damage behind the head of the file: salvage whatever it looks like, and open what comes of it.
+        ask_for_salvage(place.state_dir)
+        return _open_writer(place, keys, routing, services)
+
+
+def _open_writer(place: JournalPlace, keys: OpenKeyring, routing: tuple[RouteRule, ...], services: JournalServices) -> Opened:
     clock = services.clock
     _make_directory(place.state_dir)
     salvaged = mend(place.state_dir, keys, routing, clock, services.randomness)

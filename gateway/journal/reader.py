@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from gateway.journal.ledger import Beyond, RoutingVersion
     from gateway.journal.records import BlockRef
 
-__all__ = ["BlockHead", "Damage", "ReadBatch", "ReadRequest", "Reader"]
+__all__ = ["BlockHead", "Damage", "ReadBatch", "ReadRequest", "Reader", "block_head"]
 
 _HEADS: Final = "SELECT id, class, first_seq, last_seq, n, census, size, sealed IS NULL FROM block WHERE id >= ? ORDER BY id"
 _SEALED: Final = "SELECT sealed FROM block WHERE id = ?"
@@ -170,7 +170,7 @@ class Reader:
         ``expected``: the first seq that matters; ``until``: the first that does not exist yet.
         """
         held: tuple[int, list[BlockHead]] | None = None
-        groups = groupby(map(_head, self.connection.execute(_HEADS, (block_id(commit),))), key=lambda head: commit_of(head.id))
+        groups = groupby(map(block_head, self.connection.execute(_HEADS, (block_id(commit),))), key=lambda head: commit_of(head.id))
         for at, group in groups:
             heads = list(group)
             first, last = min(head.first_seq for head in heads), max(head.last_seq for head in heads)
@@ -328,7 +328,14 @@ def _before(
         yield at, sorted([*known.get(at, []), *lost.pop(at, [])], key=lambda head: head.id)
 
 
-def _head(row: tuple[int, int, int, int, int, bytes, int, int]) -> BlockHead:
+def block_head(row: tuple[int, int, int, int, int, bytes, int, int]) -> BlockHead:
+    """The clear columns (all but the time) as a value.
+
+    Raises:
+        IntegrityError: ``journal-damaged``: SQLite keeps any value in any column, and these cannot be ours.
+    """
+    if not all(isinstance(number, int) for number in (*row[:5], row[6])) or row[1] not in _BY_CODE:
+        raise IntegrityError("journal-damaged", "the columns of a block are not what the journal writes")
     return BlockHead(row[0], row[1], row[2], row[3], row[4], decode_census(row[5]), row[6], bool(row[7]))
 
 

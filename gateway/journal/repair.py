@@ -14,6 +14,7 @@ A route may be set back by lost commits: it then sends again under the same ids,
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -159,7 +160,7 @@ def reconcile_ahead(state: JournalState, blocks: Sequence[HeldBlock]) -> int:
 
     ``blocks``: every block row in seq order, lost ones that came back empty included.
     """
-    readable = {name: -_settled_ahead(ledger, blocks) for name, ledger in state.routes.items()}
+    readable = {name: -_settled_ahead(state, ledger, blocks) for name, ledger in state.routes.items()}
     for block in blocks:
         for name, rule in rules_at(state.versions, block.first_seq).items():
             if (ledger := state.routes.get(name)) is not None and block.commit >= ledger.cursor.commit:
@@ -175,11 +176,14 @@ def reconcile_ahead(state: JournalState, blocks: Sequence[HeldBlock]) -> int:
     return lost
 
 
-def _settled_ahead(ledger: RouteLedger, blocks: Sequence[HeldBlock]) -> int:
+def _settled_ahead(state: JournalState, ledger: RouteLedger, blocks: Sequence[HeldBlock]) -> int:
     """How much of the blocks from the cursor's commit on is decided already, as far as those blocks are still there."""
     cursor = ledger.cursor
-    here = {block.traffic for block in blocks if block.commit == cursor.commit}
-    passed = sum(count for traffic, count in cursor.partial.items() if traffic.code in here)
+    here: Counter[int] = Counter()
+    for block in blocks:
+        if block.commit == cursor.commit and ledger.name in (rules := rules_at(state.versions, block.first_seq)):
+            here[block.traffic] += members(rules[ledger.name], ledger.name, block.census)
+    passed = sum(min(count, here[traffic.code]) for traffic, count in cursor.partial.items())
     ids = {block.id for block in blocks}
     declared = sum(gap.count for row, gap in ledger.gaps.items() if row in ids)
     return passed + declared + _held_beyond(ledger, blocks)

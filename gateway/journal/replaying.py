@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from gateway.journal.audit import AuditKind
 from gateway.journal.exceptions import TERM_OF, Candidate, exception_id
 from gateway.journal.ledger import member, members, rules_at
-from gateway.journal.lookup import as_head
+from gateway.journal.reader import block_head
 from gateway.journal.records import TABLE_META, block_id, commit_of, decode_meta
 from gateway.model.errors import IntegrityError
 from gateway.model.state import Term
@@ -39,6 +39,8 @@ _STATES: Final = "SELECT id, state FROM exception WHERE id >= ? AND id < ?"
 #: A message is committed within seconds of its reception; a step of the clock in between may make that look like an hour.
 _SLACK_US: Final = 3_600_000_000
 _HEADS_A_STEP: Final = 4096
+#: What is read ahead of a portion's end is read again for the next one.
+_HEADS_A_PORTION: Final = 16
 #: Blocks (of at most 512 messages) that one portion opens: one transaction's worth of rows.
 _BLOCKS_A_PORTION: Final = 8
 _REPLAYABLE: Final = frozenset({Term.DELIVERED, Term.DEAD_LETTER})
@@ -88,7 +90,7 @@ class RangeWalk:
         if self._at is None:
             return None
         portion, opened = Portion(), 0
-        for head, at_us in self._heads(self._at, self._end):
+        for head, at_us in self._heads(self._at, self._end, _HEADS_A_PORTION):
             if opened >= _BLOCKS_A_PORTION:
                 self._at = head.id
                 return portion
@@ -101,16 +103,16 @@ class RangeWalk:
         first = connection.execute(_FIRST_IN_TIME, (self._since_us - _SLACK_US,)).fetchone()[0]
         return first, connection.execute(_NEWEST).fetchone()[0]
 
-    def _heads(self, first: int, last: int) -> Iterator[tuple[BlockHead, int]]:
+    def _heads(self, first: int, last: int, step: int = _HEADS_A_STEP) -> Iterator[tuple[BlockHead, int]]:
         """Clear columns of the blocks from ``first`` to ``last``, read in steps of one snapshot each."""
         at = first
-        while rows := self._rows(at, last):
+        while rows := self._rows(at, last, step):
             for row in rows:
-                yield as_head(row[:8]), row[8]
+                yield block_head(row[:8]), row[8]
             at = rows[-1][0] + 1
 
-    def _rows(self, first: int, last: int) -> list[tuple[int, int, int, int, int, bytes, int, int, int]]:
-        return self._reader.in_snapshot(lambda: self._reader.connection.execute(_HEADS, (first, last, _HEADS_A_STEP)).fetchall())
+    def _rows(self, first: int, last: int, step: int) -> list[tuple[int, int, int, int, int, bytes, int, int, int]]:
+        return self._reader.in_snapshot(lambda: self._reader.connection.execute(_HEADS, (first, last, step)).fetchall())
 
     def _members(self, head: BlockHead) -> int:
         rules = rules_at(self._versions, head.first_seq)

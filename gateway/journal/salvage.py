@@ -33,11 +33,11 @@ from gateway.journal.cipher import RecordCipher, fastest_suite
 from gateway.journal.commits import newest_state, opening_cipher
 from gateway.journal.ledger import JournalState, encode_state
 from gateway.journal.mending import Losses, bring_into_line
-from gateway.journal.migrations import migrate
+from gateway.journal.migrations import migrate, schema_scripts
 from gateway.journal.pages import PageFile
 from gateway.journal.pragmas import connect_writer, storage_error
 from gateway.journal.quota import JOURNAL_NAME
-from gateway.journal.records import TABLE_BLOCK, TABLE_EXCEPTION, TABLE_META, TABLE_REFUSED, commit_of, encode_meta
+from gateway.journal.records import SCHEMA_VERSION, TABLE_BLOCK, TABLE_EXCEPTION, TABLE_META, TABLE_REFUSED, commit_of, encode_meta
 from gateway.journal.repair import believe_witness
 from gateway.journal.witness import LastStatus, WitnessState, read_last_status
 from gateway.model.errors import CapacityError, GatewayError, IntegrityError, StorageError
@@ -76,6 +76,11 @@ _CARRY: Final = {
 }
 
 
+#: Columns of the tables, text of everything else. Not the text of tables: a later ALTER may word it in its own way.
+_SCHEMA: Final = (
+    "SELECT type, tbl_name, name, CASE type WHEN 'table' THEN "
+    "(SELECT group_concat(name) FROM pragma_table_info(things.name)) ELSE sql END FROM sqlite_schema AS things ORDER BY 1, 2, 3"
+)
 _TWINS_DIFFER: Final = (
     "SELECT EXISTS (SELECT id, uuid, first_commit FROM incarnation_twin EXCEPT SELECT id, uuid, first_commit FROM incarnation)"
 )
@@ -373,14 +378,12 @@ def _connect_read_only(path: Path) -> sqlite3.Connection:
 
 
 def _touch(connection: sqlite3.Connection, *, whole: bool) -> None:
-    """Read what a start needs; raises where it cannot be read."""
-    names = {row[0] for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+    """Read what a start needs; raises where it cannot be read or is not what this program made."""
     written = connection.execute("PRAGMA user_version").fetchone()[0]
-    pages = connection.execute("PRAGMA page_count").fetchone()[0]
-    if not written and not names and pages <= 1:
+    if not written and connection.execute("PRAGMA page_count").fetchone()[0] <= 1:
         return  # a first start that came no further
-    if not written or not names.issuperset({*_CARRY, "incarnation_twin"}):
-        raise IntegrityError("journal-damaged", "the database lacks tables")
+    if written <= SCHEMA_VERSION and connection.execute(_SCHEMA).fetchall() != _schema_of(written):
+        raise IntegrityError("journal-damaged", "the database has another schema than this program makes")
     if connection.execute(_TWINS_DIFFER).fetchone()[0]:
         raise IntegrityError("journal-damaged", "the starts are not those of their twin table")
     for name in _CARRY:
@@ -389,9 +392,18 @@ def _touch(connection: sqlite3.Connection, *, whole: bool) -> None:
         raise IntegrityError("journal-damaged", "the database is not consistent")
 
 
+def _schema_of(version: int) -> list[tuple[str, ...]]:
+    """What a sound file of that schema version answers to ``_SCHEMA``."""
+    with contextlib.closing(sqlite3.connect(":memory:")) as model:
+        for number, script in schema_scripts().items():
+            if number <= version:
+                model.executescript(script)
+        return model.execute(_SCHEMA).fetchall()
+
+
 def _is_schema(error: sqlite3.Error) -> bool:
     """Our statements are right: where SQLite finds an error in them, the schema that it read is not ours any more."""
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_ERROR
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF == sqlite3.SQLITE_ERROR
 
 
 def _check_head(connection: sqlite3.Connection, keys: OpenKeyring) -> None:

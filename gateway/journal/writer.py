@@ -274,7 +274,6 @@ class Writer:
         )
 
     def _look_at_space(self) -> None:
-        self._used = self._gauge.measure(self.connection)
         if self._disk_full and self._ballast.place():
             self._disk_full = False
         self._full = self._disk_full or self._limits.is_full(self._used, was_full=self._full)
@@ -297,6 +296,8 @@ class Writer:
             changed = bool(blocks or tx.audit or tx.state != self.state)
             if changed:
                 self._write_meta(tx, blocks, keys)
+            # Asked inside the transaction: outside it would take locks again, and the log's length of a commit ago will do.
+            self._used = self._gauge.measure(connection)
             connection.execute("COMMIT")
         except sqlite3.Error as error:
             raise self._failed(error) from None

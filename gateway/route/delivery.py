@@ -161,7 +161,7 @@ class Dispatch:
 
     def push(self, result: ReadResult, accepts: Callable[[Delivery], bool], now_s: float) -> None:
         """What was read from ``reading``; what the sink's kind can never take is filtered at once."""
-        items = [Item(delivery, len(delivery.message.body), now_s) for delivery in result.deliveries]
+        items = [Item.of(delivery, now_s) for delivery in result.deliveries]
         refused = [item for item in items if not accepts(item.delivery)]
         self._position.read(items, result.after)
         for item in refused:
@@ -179,7 +179,7 @@ class Dispatch:
         """Replayed deliveries, oldest first."""
         for delivery in deliveries:
             if accepts(delivery):
-                self._windows[Lane.REPLAY].add((Item(delivery, len(delivery.message.body), now_s),))
+                self._windows[Lane.REPLAY].add((Item.of(delivery, now_s),))
             else:
                 self._harvest.filtered.append(delivery)
                 self._harvest.requeued = True

@@ -41,6 +41,7 @@ _SWEEP_S: Final = 1.0
 #: After the journal failed, ask it again so much later.
 _JOURNAL_RETRY_S: Final = 1.0
 _REQUEUED_MAX: Final = 2048
+_REQUEUED_MAX_BYTES: Final = 1024 * 1024
 #: How long an ordered stop waits for the disk; what is not settled then is sent again after the next start.
 _LAST_SETTLE_S: Final = 5.0
 
@@ -93,6 +94,7 @@ class Route:
         self._appended = True
         self._prepared = False
         self._resuming = False
+        self._more_requeued = False
         self._sweep_s = -math.inf
         self._journal_s = -math.inf
         self._shown = Outlook(RouteState.ONLINE)
@@ -186,15 +188,22 @@ class Route:
             self._read = self._task(self._journal.read(self.name, dispatch.reading, max_bytes))
 
     def _start_sweep(self, dispatch: Dispatch, now_s: float) -> None:
-        """Once a second: replayed messages, and whether a stopped route may go on."""
-        if now_s < self._sweep_s + _SWEEP_S or self._asked is not None:
+        """Once a second, and as long as there are more: replayed messages. And whether a stopped route may go on."""
+        if self._asked is not None or (now_s < self._sweep_s + _SWEEP_S and not self._more_requeued):
             return
         self._sweep_s = now_s
         settled = self._settlement is None and not dispatch.unsettled
         self._resuming = dispatch.stopped and settled and self._services.dead_letters() == 0
-        requeued_open = self._settlement is not None and any(d.requeued for d in self._settlement.delivered)
-        if dispatch.wants_requeued and not requeued_open:
-            self._asked = self._task(self._journal.requeued(self.name, _REQUEUED_MAX, self._rules.max_bytes))
+        if dispatch.wants_requeued and not self._settles_requeued:
+            self._asked = self._task(self._journal.requeued(self.name, _REQUEUED_MAX, _REQUEUED_MAX_BYTES))
+
+    @property
+    def _settles_requeued(self) -> bool:
+        """Whether the journal still lists messages that are about to be settled."""
+        found = self._settlement
+        if found is None:
+            return False
+        return any(delivery.requeued for delivery in (*found.delivered, *found.filtered, *(letter.delivery for letter in found.dead)))
 
     # --- ends -----------------------------------------------------------------------------------------------------
 
@@ -216,6 +225,7 @@ class Route:
         if self._asked is not None and self._asked.done():
             asked, self._asked = self._asked, None
             found = self._result_of(asked)
+            self._more_requeued = bool(found)
             dispatch.push_requeued(found or (), self._sink.accepts, now_s)
             if self._resuming and found is not None:  # only now: a replayed message goes before those it held up
                 dispatch.stopped = False
@@ -239,6 +249,8 @@ class Route:
             message = letter.delivery.message
             event_id = str(EventId(self._services.gateway, message.incarnation, message.seq))
             self._services.log.emit(LogEvent.DEAD_LETTERED, route=self.name, code=letter.code, event_id=event_id)
+            if self._rules.stop_on_reject:
+                self._services.log.emit(LogEvent.ROUTE_STOPPED, route=self.name, code=letter.code, event_id=event_id)
 
     def _result_of(self, task: asyncio.Task[_T]) -> _T | None:
         """What the journal answered; after a failure it is asked again a second later."""

@@ -28,10 +28,12 @@ class Mark(Enum):
 class Item:
     """One delivery in the window. ``since_s``: monotonic time at which it was read. ``strikes``: lone rejections.
 
-    ``code``, ``reason``: why it was rejected last, for the dead letter.
+    ``source``: the order in which its messages were accepted is the order in which they are delivered. ``code``,
+    ``reason``: why it was rejected last, for the dead letter.
     """
 
     delivery: Delivery
+    source: str
     size_bytes: int
     since_s: float
     mark: Mark = Mark.WAITING
@@ -39,10 +41,11 @@ class Item:
     code: str = ""
     reason: str = ""
 
-    @property
-    def source(self) -> str:
-        """The order in which this source's messages were accepted is the order in which they are delivered."""
-        return self.delivery.message.source
+    @classmethod
+    def of(cls, delivery: Delivery, now_s: float) -> Item:
+        """A delivery that was read now."""
+        message = delivery.message
+        return cls(delivery, message.source, len(message.body), now_s)
 
 
 @dataclass(slots=True)
@@ -93,22 +96,28 @@ class Window:
 
     def add(self, items: Iterable[Item]) -> None:
         """Append what was read; items that are settled already (filtered) are not kept."""
+        loads = self._loads
         for item in items:
             if item.mark is Mark.SETTLED:
                 continue
             self._items.append(item)
             self.size_bytes += item.size_bytes
-            self._count(item, 1)
+            load = loads.get(item.source) or loads.setdefault(item.source, _Load())
+            load.messages += 1
+            load.size_bytes += item.size_bytes
 
     def put(self, items: Iterable[Item], mark: Mark) -> None:
         """Give the items that mark; settled ones leave the window once nothing older is left."""
+        waits, settled, loads = mark is Mark.WAITING, mark is Mark.SETTLED, self._loads
         for item in items:
-            waited = item.mark is Mark.WAITING
-            if mark is Mark.SETTLED and item.mark is not Mark.SETTLED:
+            sign = waits - (item.mark is Mark.WAITING)
+            if settled and item.mark is not Mark.SETTLED:
                 self.size_bytes -= item.size_bytes
             item.mark = mark
-            if waited != (mark is Mark.WAITING):
-                self._count(item, -1 if waited else 1)
+            if sign:
+                load = loads[item.source]
+                load.messages += sign
+                load.size_bytes += sign * item.size_bytes
         while self._items and self._items[0].mark is Mark.SETTLED:
             self._items.popleft()
 
@@ -180,10 +189,3 @@ class Window:
 
     def _blocked(self, now_s: float) -> set[str]:
         return {source for source, wait in self._waits.items() if wait.until_s > now_s} if self._waits else set()
-
-    def _count(self, item: Item, sign: int) -> None:
-        load = self._loads.get(item.source)
-        if load is None:
-            load = self._loads[item.source] = _Load()
-        load.messages += sign
-        load.size_bytes += sign * item.size_bytes

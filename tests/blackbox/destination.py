@@ -8,6 +8,8 @@ import gzip
 import hashlib
 import http.server
 import json
+import os
+import random
 import re
 import socket
 import threading
@@ -24,13 +26,20 @@ if TYPE_CHECKING:
 __all__ = ["Applied", "Behaviour", "Destination", "free_port", "payload_of"]
 
 GATEWAY_ID = "test-gw"
+_HANDED_OUT: set[int] = set()
 _WANTED = ("id", "source", "type", "time", "sequence", "lane", "laneseq", "revision", "partitionkey", "datacontenttype", "clockstate")
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
+    """A port nobody else gets: below the kernel's own range, from this worker's part of it, never handed out twice."""
+    worker = int("".join(filter(str.isdigit, os.environ.get("PYTEST_XDIST_WORKER", ""))) or 9)
+    while True:
+        port = random.randrange(20_000 + worker % 10 * 1200, 21_200 + worker % 10 * 1200)
+        with contextlib.suppress(OSError):
+            if port not in _HANDED_OUT:
+                socket.create_server(("127.0.0.1", port)).close()
+                _HANDED_OUT.add(port)
+                return port
 
 
 def payload_of(event: dict[str, Any]) -> bytes:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.journal.interface import RouteRule
+from gateway.journal.interface import JournalEventKind, RouteRule
 from gateway.journal.migrations import migrate, schema_scripts
 from gateway.journal.pragmas import connect_reader, connect_writer, set_and_read_back, storage_error
 from gateway.journal.records import SCHEMA_VERSION
@@ -195,6 +195,24 @@ async def test_a_start_reads_no_more_of_a_large_backlog_than_of_a_small_one(tmp_
         cost.append(read_bytes() - before)
         await journal.close()
     assert cost[1] < cost[0] * 1.2 + 200_000
+
+
+async def test_a_sound_journal_is_opened_as_it_is(tmp_path: Path) -> None:
+    """However it was left: closed, killed, empty, larger than what the start checks page by page."""
+    box = Box(tmp_path / "one", quota_bytes=1 << 30)
+    for at in range(3):
+        journal = await box.open()
+        await append(journal, *[entry(at * 100 + part, size=200_000) for part in range(60)])
+        if at == 1:
+            leave(journal)
+        else:
+            await journal.close()
+    assert (box.state / "journal.db").stat().st_size > 16 * 1024 * 1024
+    journal = await box.open()
+    assert len(await read_all(journal)) == 180
+    assert JournalEventKind.SALVAGED not in [event.kind for event in box.events]
+    assert not [path for path in box.state.iterdir() if "quarantine" in path.name]
+    await journal.close()
 
 
 async def test_the_audit_says_who_started_and_stopped_under_which_configuration(tmp_path: Path) -> None:

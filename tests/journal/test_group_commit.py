@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from gateway.journal.audit import AuditKind
 from gateway.journal.interface import Condition, JournalEventKind
 from gateway.model.cursor import Settlement
-from gateway.model.errors import CapacityError, LocalProtocolError, StorageError
+from gateway.model.errors import CapacityError, IntegrityError, LocalProtocolError, StorageError
 from gateway.model.message import AppendGroup
-from tests.journal.working import Box, Parked, append, condition_of, deliver, entry, faulty, read_all, route_of, soon
+from tests.journal.working import Box, Parked, append, condition_of, deliver, entry, faulty, leave, read_all, route_of, soon
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -254,6 +255,53 @@ async def test_a_full_disk_refuses_appends_and_still_settles(tmp_path: Path) -> 
     assert isinstance(refused.error, CapacityError)
     await settled
     assert route_of(journal).books.delivered == 1
+    await journal.close()
+
+
+async def test_damage_found_while_writing_is_told_and_mended_at_the_next_open(tmp_path: Path) -> None:
+    box = Box(tmp_path)
+    journal = await box.open()
+    await append(journal, entry(1))
+    faulty(journal).plan["INSERT INTO block"] = [sqlite3.SQLITE_CORRUPT]
+    refused = (await append(journal, entry(2)))[0]
+    assert isinstance(refused.error, IntegrityError)
+    await asyncio.sleep(0)
+    assert JournalEventKind.DAMAGED in [event.kind for event in box.events]
+    await journal.close()
+    journal = await box.open()
+    await asyncio.sleep(0)
+    assert JournalEventKind.SALVAGED in [event.kind for event in box.events]
+    assert [delivery.message.body for delivery in await read_all(journal)] == [entry(1).body]
+    assert (await append(journal, entry(2)))[0].error is None
+    await journal.close()
+
+
+async def test_a_defect_of_the_writer_answers_instead_of_hanging(tmp_path: Path) -> None:
+    journal = await Box(tmp_path).open()
+    told: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context["message"]))
+    broken = entry(1)
+    broken.received_us = "DOE^JOHN"  # type: ignore[assignment]
+    failed = (await append(journal, broken))[0]
+    assert failed.error is not None
+    assert failed.error.code == "journal-defect"
+    assert told
+    assert "DOE" not in "".join(told)
+    await tick(journal)
+    assert (await append(journal, entry(2)))[0].error is None
+    await journal.close()
+
+
+async def test_a_note_is_durable_when_it_returns(tmp_path: Path) -> None:
+    box = Box(tmp_path)
+    journal = await box.open()
+    await append(journal, entry(1))
+    event = f"ward-3/{journal.incarnation}/1"
+    await journal.note(AuditKind.REVEAL, {"what": "message"}, "root", event=event)
+    leave(journal)
+    journal = await box.open()
+    told = [(fact.record.kind, fact.record.actor, fact.record.detail) for fact in await journal.trace(event)]
+    assert told[1:] == [(AuditKind.REVEAL, "root", {"what": "message"})]
     await journal.close()
 
 

@@ -278,7 +278,11 @@ class JournalMachine(RuleBasedStateMachine):
     def a_block_rots(self, data: st.DataObject) -> None:
         database = self.box.database()
         rows = database.execute("SELECT id, first_seq, last_seq, sealed FROM block WHERE sealed IS NOT NULL").fetchall()
-        fresh = [row for row in rows if self.is_untouched(row[1], row[2])]
+        fresh = [
+            row
+            for row in rows
+            if self.is_untouched(row[1], row[2]) and all(self.messages[s].readable for s in self.seqs_of(database, row[0]))
+        ]
         if fresh:
             row, _, _, sealed = data.draw(st.sampled_from(fresh))
             at = data.draw(st.integers(0, len(sealed) - 1))

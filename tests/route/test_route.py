@@ -264,3 +264,17 @@ async def test_what_is_answered_during_a_settlement_goes_into_the_next_one() -> 
         await it.until(lambda: it.journal.queued == 0)
     assert len(settled) < len(it.sink.batches)
     assert sum(settled) == 40
+
+
+async def test_a_long_replay_does_not_wait_for_the_next_look() -> None:
+    journal = FakeJournal()
+    journal.replays = [Delivery(stored(seq), seq, revision=1, requeued=True) for seq in range(1, 41)]
+    requeued = journal.requeued
+
+    async def few(route: str, limit: int, max_bytes: int) -> Sequence[Delivery]:
+        return (await requeued(route, limit, max_bytes))[:4]
+
+    journal.requeued = few  # type: ignore[method-assign]
+    async with running(journal) as it:
+        await asyncio.wait_for(it.until(lambda: not journal.replays), 2)
+    assert [d.message.seq for batch in it.sink.batches for d in batch] == list(range(1, 41))
