@@ -264,14 +264,14 @@ class Writer:
             _refuse(groups, error)
             appended, written = self._transact([], batch.acts, batch.at_us, batch.clock_state, batch.window)
         self._look_at_space()
-        more = is_due(self._oldest, self._idle_transaction(batch), self._rule(batch.window))
+        more = self._connection is not None and is_due(self._oldest, self._next(batch, self._connection), self._rule(batch.window))
         adopted, self._adopted = self._adopted, None
         return Committed(self.state, written, appended, self._used, self._full, more, dict(self._oldest_us), released, adopted)
 
-    def _idle_transaction(self, batch: CommitBatch) -> Transaction:
-        return Transaction(
-            self.connection, self._cipher, self.state, self.state.commit + 1, batch.at_us, batch.clock_state, self.incarnation_of
-        )
+    def _next(self, batch: CommitBatch, connection: sqlite3.Connection) -> Transaction:
+        """What a transaction right behind this one would see."""
+        number = self.state.commit + 1
+        return Transaction(connection, self._cipher, self.state, number, batch.at_us, batch.clock_state, self.incarnation_of)
 
     def _look_at_space(self) -> None:
         if self._disk_full and self._ballast.place():
@@ -289,6 +289,9 @@ class Writer:
         number = self.state.commit + 1
         tx = Transaction(connection, self._cipher, self.state.draft(), number, at_us, clock_state, self.incarnation_of)
         try:
+            if connection.in_transaction:  # a defect of ours ended the last one half way
+                connection.execute("ROLLBACK")
+                self._digest.clear()
             connection.execute("BEGIN IMMEDIATE")
             _perform(acts, tx)
             oldest = retire(tx, self._oldest, self._rule(window))
@@ -302,8 +305,11 @@ class Writer:
         except sqlite3.Error as error:
             raise self._failed(error) from None
         before, self.state = self.state, tx.state
-        self._oldest = oldest or (self._oldest if self._oldest.block and self._oldest.row else find_oldest(connection))
-        self._follow(before, fresh)
+        try:
+            self._oldest = oldest or (self._oldest if self._oldest.block and self._oldest.row else find_oldest(connection))
+            self._follow(before, fresh)
+        except sqlite3.Error:
+            self._abandon()  # it is committed all the same; the next commit opens the file anew
         return len(fresh), changed
 
     def _failed(self, error: sqlite3.Error) -> GatewayError:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from gateway.model.clock import Randomness
     from gateway.model.cursor import Cursor, ReadResult
     from gateway.model.message import Delivery
-    from gateway.model.receipt import Outcome
+    from gateway.model.receipt import Outcome, Verdict
 
 __all__ = ["ANSWER_TIMEOUT", "Batch", "Dispatch", "DispatchRules", "Lane", "Outlook", "Pause"]
 
@@ -45,6 +45,11 @@ _IDLE_COMMITS: Final = 256
 #: Read ahead at least so much, also for sinks that take one message at a time.
 _AHEAD_MESSAGES: Final = 256
 _AHEAD_BYTES: Final = 512 * 1024
+
+# Every kind of verdict is in exactly one of these.
+_TAKEN: Final = (VerdictKind.ACCEPTED, VerdictKind.DUPLICATE)
+_LATER: Final = (VerdictKind.RETRY, VerdictKind.DOUBT)
+_REJECTED: Final = (VerdictKind.REJECTED,)
 
 
 class Lane(Enum):
@@ -102,6 +107,12 @@ class _Harvest:
     duplicates: int = 0
     proof: str = ""
     requeued: bool = False
+
+    def take(self, items: Iterable[Item], verdicts: Iterable[Verdict], proof: str) -> None:
+        """Items that the destination has."""
+        self.delivered.extend([item.delivery for item in items])
+        self.duplicates += sum(verdict.kind is VerdictKind.DUPLICATE for verdict in verdicts)
+        self.proof = proof
 
     def __bool__(self) -> bool:
         return bool(self.delivered or self.filtered or self.dead)
@@ -304,44 +315,29 @@ class Dispatch:
             self._in_flight = None
 
     def _keep(self, batch: Batch, outcome: Outcome) -> None:
-        self._suspicion.link_failed()
+        suspects = self._suspicion.interrupted()
+        self._wait_again(suspects)
         if isinstance(outcome, Failed) and outcome.code == ANSWER_TIMEOUT and len(batch.items) > 1:
             self._limit.timed_out(len(batch.items))
-        else:
+        elif not suspects:  # they are older than the batch
             self._again = batch
 
     def _verdicts(self, batch: Batch, outcome: Answered, now_s: float, *, after_outage: bool) -> None:
         """Each event as its verdict says; an acceptance anywhere makes rejections final."""
-        taken: list[Item] = []
-        rejected: list[Item] = []
-        reasons: list[str] = []
-        later: list[Item] = []
-        accepted = False
-        for item, verdict in zip(batch.items, outcome.verdicts, strict=True):
-            match verdict.kind:
-                case VerdictKind.ACCEPTED:
-                    accepted = True
-                    taken.append(item)
-                case VerdictKind.DUPLICATE:
-                    self._harvest.duplicates += 1
-                    taken.append(item)
-                case VerdictKind.REJECTED:
-                    rejected.append(item)
-                    reasons.append(verdict.reason)
-                case VerdictKind.RETRY | VerdictKind.DOUBT:
-                    later.append(item)
-                case kind:
-                    assert_never(kind)
-        window = self._windows[batch.lane]
-        self._harvest.proof = outcome.proof
+        window, verdicts = self._windows[batch.lane], outcome.verdicts
+        taken = _with(batch.items, verdicts, _TAKEN)
+        accepted = any(verdict.kind is VerdictKind.ACCEPTED for verdict in verdicts)
         if taken:
             self._limit.receipt(after_outage=after_outage)
             self._settle(window, taken)
-            self._harvest.delivered.extend(item.delivery for item in taken)
-        self._pace_sources(window, taken, later, now_s)
+            self._harvest.take(taken, verdicts, outcome.proof)
+        self._pace_sources(window, taken, _with(batch.items, verdicts, _LATER), now_s)
         if accepted:
             self._bury(self._suspicion.accepted())
-        if rejected:
+        elif taken:
+            self._suspicion.answered()
+        if rejected := _with(batch.items, verdicts, _REJECTED):
+            reasons = [verdict.reason for verdict in verdicts if verdict.kind is VerdictKind.REJECTED]
             rejection = _Rejection(window, rejected, "rejected", reasons, lone=len(batch.items) == 1)
             if accepted and not self._rules.stop_on_reject:
                 self._condemn(rejection)
@@ -470,6 +466,10 @@ class Dispatch:
         if self._in_flight:
             return Outlook(state, code, 0.0)
         return Outlook(state, code, None if math.isinf(self._due_s) else max(0.0, self._due_s - now_s))
+
+
+def _with(items: Sequence[Item], verdicts: Sequence[Verdict], kinds: tuple[VerdictKind, ...]) -> list[Item]:
+    return [item for item, verdict in zip(items, verdicts, strict=True) if verdict.kind in kinds]
 
 
 def _batch(lane: Lane, items: tuple[Item, ...]) -> Batch:

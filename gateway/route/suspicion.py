@@ -57,10 +57,18 @@ class Suspicion:
         """The destination took a message: the run is over, and these suspects are dead letters."""
         if self.rejecting:
             self._last_chance = self._tried
+        self._end()
+        return self.give_back()
+
+    def answered(self) -> None:
+        """The destination knew a message already: it is no acceptance, but it does not reject everything either."""
+        if self.rejecting:
+            self._end()
+
+    def _end(self) -> None:
         self.rejecting, self.rejections, self._steps = False, 0, 0
         self._tried = []
         self._burst.clear()
-        return self.give_back()
 
     def probed(self, items: Iterable[Item]) -> None:
         """Probes of this step that were rejected."""
@@ -70,9 +78,12 @@ class Suspicion:
         """Whether it was rejected a moment ago, and another one accepted then."""
         return item in self._last_chance
 
-    def link_failed(self) -> None:
-        """A moment ago is over."""
+    def interrupted(self) -> list[tuple[Window, Item]]:
+        """Neither a rejection nor an acceptance: the destination may be another one afterwards, so begin at the head again."""
         self._last_chance.clear()
+        self._tried = []
+        self._burst.clear()
+        return self.give_back()
 
     @property
     def steps(self) -> int:

@@ -101,14 +101,10 @@ class Daemon:
         self._began_s = self.clock.monotonic_s()
         self.log.emit(LogEvent.GATEWAY_STARTING, gateway=self._id, version=__version__, configuration=self.configuration.digest)
         self._compose()
-        sinks = {
-            route.name: make_sink(self.configuration.sink(route.sink), self._sink_services(route.name))
-            for route in self.configuration.routes
-        }
         with ThreadPoolExecutor(1, "journal-writer") as writer, ThreadPoolExecutor(1, "journal-reader") as reader:
             services = JournalServices(self.clock, self.randomness, writer, reader, self._standing.on_journal, self._id)
             try:
-                await self._work(services, sinks)
+                await self._work(services)
             finally:
                 await self._shut()
                 self._unlocking.release()
@@ -131,29 +127,54 @@ class Daemon:
         tables = self.configuration.routes
         return {table.name: make_sink(self.configuration.sink(table.sink), self._sink_services(table.name)) for table in tables}
 
-    async def _work(self, services: JournalServices, sinks: Mapping[str, Sink]) -> None:
+    async def _work(self, services: JournalServices) -> None:
+        sinks = self._make_sinks()
         await self._serve_pages()
         await self._try_open(services)
         await self._serve_admin()
         for source in self.sources:
             await self._listen(source)
         notices = ServiceNotices.from_environment(self.environ)
+        self._start_pulse(notices)
+        notices.ready(self._line())
+        self.log.emit(LogEvent.GATEWAY_READY, gateway=self._id, state=self._standing.state.value, age_s=self._age_s)
+        while not self.stop.is_set():
+            await self._deliver(services, sinks)
+            sinks = self._make_sinks()
+        self._standing.enter(GatewayState.STOPPING)
+        self.log.emit(LogEvent.GATEWAY_STOPPING, gateway=self._id)
+        notices.stopping()
+
+    async def _deliver(self, services: JournalServices, sinks: Mapping[str, Sink]) -> None:
+        """From an open journal to the stop, or to damage that only opening it anew can mend."""
+        while self.journal is None and not await self._stopped_within(AGAIN_S):
+            if await self._try_open(services):
+                await self._serve_admin()
+        if self.journal is None:
+            return
+        self._start_routes(self.journal, sinks)
+        ends = [asyncio.ensure_future(event.wait()) for event in (self.stop, self._standing.damaged)]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        for end in ends:
+            end.cancel()
+        if self._standing.damaged.is_set() and not self.stop.is_set():
+            await self._put_away(self.journal)
+
+    async def _put_away(self, journal: Journal) -> None:
+        """Close a damaged journal; the next try to open it salvages what can be read. Senders keep their data meanwhile."""
+        self._standing.damaged.clear()
+        self._cannot(GatewayState.READ_ONLY, StorageError("journal-damaged", "the journal is being salvaged"))
+        self.journal = self._intake.journal = None
+        await asyncio.gather(*(route.stop(STOP_S) for route in self.routes.values()))
+        self.routes.clear()
+        await journal.close()
+
+    def _start_pulse(self, notices: ServiceNotices) -> None:
         interval_s = watchdog_interval_s(self.environ, os.getpid())
         pulse = Pulse(
             self.clock, self.log, notices, interval_s, lambda: self._standing.state, lambda: self.journal, self._line, self._keep_status
         )
         self._keep("pulse", pulse.run)
-        notices.ready(self._line())
-        self.log.emit(LogEvent.GATEWAY_READY, gateway=self._id, state=self._standing.state.value, age_s=self._age_s)
-        while self.journal is None and not await self._stopped_within(AGAIN_S):
-            if await self._try_open(services):
-                await self._serve_admin()
-        if self.journal is not None:
-            self._start_routes(self.journal, sinks)
-        await self.stop.wait()
-        self._standing.enter(GatewayState.STOPPING)
-        self.log.emit(LogEvent.GATEWAY_STOPPING, gateway=self._id)
-        notices.stopping()
 
     # --- journal --------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, assert_never
 
 from gateway.journal.interface import Condition, JournalEvent, JournalEventKind
@@ -31,13 +32,17 @@ _FINAL: Final = (GatewayState.STOPPING, GatewayState.STOPPED)
 
 @dataclass(slots=True)
 class Standing:
-    """``cause``: code of a state other than running. ``last_known``: the counts that a locked gateway can still show."""
+    """``cause``: code of a state other than running. ``last_known``: the counts that a locked gateway can still show.
+
+    ``damaged`` is set when the journal finds its file damaged: it has to be opened anew, which salvages.
+    """
 
     log: EventLog
     clock: Clock
     state: GatewayState = GatewayState.STARTING
     cause: str | None = None
     last_known: GatewayStatus | None = None
+    damaged: asyncio.Event = field(default_factory=asyncio.Event)
 
     def enter(self, state: GatewayState, cause: str | None = None) -> bool:
         """Change the state; True where it (or its cause) really changed."""
@@ -75,6 +80,7 @@ class Standing:
                 self.log.emit(LogEvent.JOURNAL_SALVAGED, code=event.code)
             case JournalEventKind.DAMAGED:
                 self.log.emit(LogEvent.JOURNAL_DAMAGED, code=event.code)
+                self.damaged.set()
             case JournalEventKind.BALLAST:
                 return
             case _:

@@ -13,12 +13,14 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 __all__ = ["Figure", "Report", "Usage", "alternate", "fsync_ms", "machine", "quantile", "rss_mb", "usage"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +90,9 @@ def machine() -> dict[str, str]:
     }
 
 
-def alternate(rounds: int, runs: dict[str, Callable[[], float]]) -> dict[str, list[float]]:
+def alternate(rounds: int, runs: dict[str, Callable[[], T]]) -> dict[str, list[T]]:
     """Each of ``runs`` in turn, ``rounds`` times over, so that a slow minute of the machine hits all of them."""
-    results: dict[str, list[float]] = {name: [] for name in runs}
+    results: dict[str, list[T]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
             results[name].append(run())

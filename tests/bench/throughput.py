@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import statistics
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tests.bench import load
@@ -16,18 +17,26 @@ from tests.peers.environments import hl7_server, medplum_server
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.blackbox.gateway_process import Gateway
-
 __all__ = ["measure_latency", "measure_throughput"]
 
 ROUNDS = 3
 
 
-def _rate(port: int, in_flight: int, seconds: float, connections: int = 64) -> Callable[[], float]:
-    def measured() -> float:
-        result = load.run(Load(port, connections, in_flight, seconds))
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What one server did under one load: positive answers per second, and its CPU per message."""
+
+    rate: float
+    cpu_us: float
+    p99_ms: float
+
+
+def _under_load(port: int, pid: int, in_flight: int, seconds: float) -> Callable[[], Served]:
+    def measured() -> Served:
+        before = usage(pid)
+        result = load.run(Load(port, 64, in_flight, seconds))
         assert result.refused == 0, f"{result.refused} refused"
-        return result.rate
+        return Served(result.rate, (usage(pid) - before).cpu_s / result.accepted * 1e6, result.p99_ms)
 
     return measured
 
@@ -37,44 +46,31 @@ def measure_throughput(report: Report, seconds: float = 4.0) -> None:
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(scratch())
         gateway = stack.enter_context(bench_gateway(folder))
-        plain, _ = stack.enter_context(python_server("tests.bench.bare_server", "plain"))
-        joined, _ = stack.enter_context(python_server("tests.bench.bare_server", "joined"))
         hl7 = stack.enter_context(hl7_server(quiet=True))
         medplum = stack.enter_context(medplum_server(quiet=True))
-        piped = {
-            "gateway": _rate(gateway.port, 16, seconds),
-            "bare": _rate(plain, 16, seconds),
-            "bare, joined answers": _rate(joined, 16, seconds),
-            "python-hl7": _rate(hl7.port, 16, seconds / 2),
+        servers = {
+            "gateway": (gateway.port, gateway.pid),
+            "bare": stack.enter_context(python_server("tests.bench.bare_server", "plain")),
+            "bare, joined answers": stack.enter_context(python_server("tests.bench.bare_server", "joined")),
+            "python-hl7": (hl7.port, hl7.pid),
+            "medplum": (medplum.port, medplum.pid),
         }
-        lock_step = {
-            "gateway": _rate(gateway.port, 1, seconds),
-            "bare": _rate(plain, 1, seconds),
-            "bare, joined answers": _rate(joined, 1, seconds),
-            "medplum": _rate(medplum.port, 1, seconds),
-            "python-hl7": _rate(hl7.port, 1, seconds / 2),
-        }
+        piped = {name: _under_load(*where, 16, seconds) for name, where in servers.items() if name != "medplum"}
+        lock_step = {name: _under_load(*where, 1, seconds) for name, where in servers.items()}
         _compare(report, "64 x 16", alternate(ROUNDS, piped), {"bare": 0.5, "python-hl7": 20.0})
-        _cpu_per_message(report, gateway)
         _compare(report, "64 x 1", alternate(ROUNDS, lock_step), {"bare": 0.4, "medplum": 2.5})
         counts = gateway.route()
         assert counts["queued"] == counts["accepted"]
 
 
-def _compare(report: Report, shape: str, rates: dict[str, list[float]], bars: dict[str, float]) -> None:
-    medians = {name: statistics.median(found) for name, found in rates.items()}
-    for name, rate in medians.items():
-        report.add(f"{shape}: {name}", rate, "messages/s")
+def _compare(report: Report, shape: str, found: dict[str, list[Served]], bars: dict[str, float]) -> None:
+    rates = {name: statistics.median(served.rate for served in runs) for name, runs in found.items()}
+    for name, runs in found.items():
+        report.add(f"{shape}: {name}", rates[name], "messages/s")
+        report.add(f"{shape}: {name}, CPU per message", statistics.median(served.cpu_us for served in runs), "µs")
+    report.add(f"{shape}: gateway, p99 of the answers", statistics.median(served.p99_ms for served in found["gateway"]), "ms")
     for name, bar in bars.items():
-        report.add(f"{shape}: gateway / {name}", medians["gateway"] / medians[name], "x", at_least=bar)
-
-
-def _cpu_per_message(report: Report, gateway: Gateway) -> None:
-    before = usage(gateway.pid)
-    result = load.run(Load(gateway.port, 64, 16, 3.0))
-    used = usage(gateway.pid) - before
-    report.add("64 x 16: CPU of the gateway per message", used.cpu_s / result.accepted * 1e6, "µs")
-    report.add("64 x 16: p99 of the answers", result.p99_ms, "ms")
+        report.add(f"{shape}: gateway / {name}", rates["gateway"] / rates[name], "x", at_least=bar)
 
 
 def measure_latency(report: Report) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 from typing import TYPE_CHECKING
 
@@ -10,8 +11,8 @@ import pytest
 
 from gateway.journal.audit import AuditKind
 from gateway.journal.interface import Condition, JournalEventKind
-from gateway.model.cursor import Settlement
-from gateway.model.errors import CapacityError, IntegrityError, LocalProtocolError, StorageError
+from gateway.model.cursor import DeadLetter, Settlement
+from gateway.model.errors import CapacityError, GatewayError, IntegrityError, LocalProtocolError, StorageError
 from gateway.model.message import AppendGroup
 from tests.journal.working import Box, Parked, append, condition_of, deliver, entry, faulty, leave, read_all, route_of, soon
 
@@ -256,6 +257,52 @@ async def test_a_full_disk_refuses_appends_and_still_settles(tmp_path: Path) -> 
     await settled
     assert route_of(journal).books.delivered == 1
     await journal.close()
+
+
+@pytest.mark.parametrize("code", [sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_READONLY])
+async def test_a_disk_that_fails_at_any_statement_loses_and_invents_nothing(tmp_path: Path, code: int) -> None:
+    """One statement after the other of a stretch with appends, settlements, dead letters, replays and deletes fails once."""
+    for at in range(60):
+        box = Box(tmp_path / str(at), retain_days=0)
+        journal = await box.open()
+        await append(journal, entry(1), entry(2))
+        wrapped = faulty(journal)
+        wrapped.countdown, wrapped.code = at, code
+        accepted = 2 + await busy(journal)
+        while condition_of(journal) is not Condition.RUNNING:
+            await tick(journal)
+        await deliver(journal)
+        replayed = await journal.requeued("all", 10, 1 << 20)
+        await journal.settle(Settlement("all", journal.cursor("all"), tuple(replayed)))
+        leave(journal)
+        journal = await box.open()
+        books = route_of(journal).books
+        assert books.accepted >= accepted
+        assert (books.delivered + books.dead_letter, books.queued) == (books.accepted, 0)
+        assert JournalEventKind.SALVAGED not in [event.kind for event in box.events]
+        await journal.close()
+        if wrapped.countdown > -1:
+            return  # the stretch is shorter than that
+    raise AssertionError("the stretch has more statements: raise the range")
+
+
+async def busy(journal: Journal) -> int:
+    """The stretch; how many of its messages were accepted."""
+    accepted = 0
+    for at in range(10, 13):
+        made = (await append(journal, entry(at)))[0]
+        accepted += made.error is None
+    result = await journal.read("all", journal.cursor("all"), 1 << 20)
+    dead = (DeadLetter(result.deliveries[0], "rejected", "because"),)
+    settled = journal.settle_soon(Settlement("all", result.after, result.deliveries[1:], dead=dead))
+    while not settled.done():
+        if journal._committer._retry is not None:
+            await tick(journal)
+        await asyncio.sleep(0)
+    for row in await journal.dead_letters():
+        with contextlib.suppress(GatewayError):
+            await journal.replay_dead_letter([row.event_id], "root")
+    return accepted
 
 
 async def test_damage_found_while_writing_is_told_and_mended_at_the_next_open(tmp_path: Path) -> None:

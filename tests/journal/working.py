@@ -97,10 +97,19 @@ class Faulty:
         self.real = real
         self.late = late
         self.plan: dict[str, list[int]] = {}
+        self.countdown = -1
+        self.code = sqlite3.SQLITE_IOERR
         self.statements: list[str] = []
 
-    def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
+    def _count(self, sql: str) -> None:
+        """``countdown`` statements from now on, one fails with ``code``."""
         self.statements.append(sql)
+        self.countdown -= 1
+        if self.countdown == -1:
+            raise sqlite_error(self.code)
+
+    def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
+        self._count(sql)
         for start, codes in self.plan.items():
             if sql.startswith(start) and codes:
                 if self.late:
@@ -109,6 +118,7 @@ class Faulty:
         return self.real.execute(sql, *args)
 
     def executemany(self, sql: str, rows: Iterable[Any]) -> sqlite3.Cursor:
+        self._count(sql)
         for start, codes in self.plan.items():
             if sql.startswith(start) and codes:
                 raise sqlite_error(codes.pop(0))

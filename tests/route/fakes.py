@@ -102,7 +102,10 @@ def stored(
 
 @dataclass
 class FakeJournal:
-    """The reading and settling rules of ``model/cursor.py`` over a list; counts every term."""
+    """The reading and settling rules of ``model/cursor.py`` over a list; counts every term.
+
+    ``quarantined``: seqs that cannot be read; they keep their numbers.
+    """
 
     messages: list[StoredMessage] = field(default_factory=list)
     settled: Cursor = field(default_factory=Cursor)
@@ -111,6 +114,7 @@ class FakeJournal:
     delivered: list[Delivery] = field(default_factory=list)
     filtered: list[Delivery] = field(default_factory=list)
     dead: dict[int, str] = field(default_factory=dict)
+    quarantined: frozenset[int] = frozenset()
     fail_next: list[GatewayError] = field(default_factory=list)
     commits_per_read: int = 3
     reads: int = 0
@@ -140,7 +144,7 @@ class FakeJournal:
         deliveries = []
         for message in held:
             laneseq[message.traffic] = laneseq.get(message.traffic, 0) + 1
-            if message.seq not in after.beyond:
+            if message.seq not in after.beyond and message.seq not in self.quarantined:
                 deliveries.append(Delivery(message, laneseq[message.traffic]))
         for message in self.messages:
             if message.commit == numbers[-1]:
@@ -171,7 +175,7 @@ class FakeJournal:
         after = {m.seq for m in self.messages if m.seq <= cursor.seq} | set(cursor.beyond)
         assert len(live) == len(set(live)), "settled twice in one settlement"
         assert before <= after, "settled messages were forgotten"
-        assert after - before == set(live), "the cursor does not say what the settlement says"
+        assert after - before - self.quarantined == set(live), "the cursor does not say what the settlement says"
         for traffic in TrafficClass:
             expected = sum(1 for m in self.messages if m.traffic is traffic and m.seq <= cursor.seq)
             assert cursor.laneseq.get(traffic, 0) == expected, "laneseq is wrong"
@@ -197,7 +201,7 @@ class FakeJournal:
     @property
     def queued(self) -> int:
         done = {m.seq for m in self.messages if m.seq <= self.settled.seq} | set(self.settled.beyond)
-        return len({m.seq for m in self.messages} - done)
+        return len({m.seq for m in self.messages} - done - self.quarantined)
 
 
 @dataclass

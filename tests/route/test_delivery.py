@@ -22,6 +22,7 @@ from gateway.model.receipt import (
     VerdictKind,
 )
 from gateway.model.traffic import TrafficClass
+from gateway.route import delivery
 from gateway.route.delivery import Batch, Dispatch, DispatchRules, Pause
 from tests.route.fakes import ACCEPTED, FakeJournal, FixedRandomness, stored
 from tests.route.simulation import RULES, Destination, Simulation
@@ -239,6 +240,16 @@ def test_after_many_receipts_the_larger_size_is_tried_again() -> None:
     assert sizes[63:] == [4, 8]
 
 
+def test_a_burst_of_rejections_that_a_failure_interrupts_condemns_nobody() -> None:
+    machine = Machine("aaa")
+    while machine.dispatch._suspicion.rejections < 2:
+        machine.go(BatchRejected("http-400"))
+    machine.go(Failed("connect-refused"))
+    assert [machine.go(), machine.go()] == [[1], [2, 3]]
+    machine.settle()
+    assert not machine.journal.dead
+
+
 def test_one_message_that_is_too_large_alone_is_a_rejected_one() -> None:
     machine = Machine("ab")
     machine.go(BatchTooLarge())
@@ -246,6 +257,10 @@ def test_one_message_that_is_too_large_alone_is_a_rejected_one() -> None:
     machine.go()
     machine.settle()
     assert machine.journal.dead == {1: "http-413"}
+
+
+def test_every_kind_of_verdict_has_its_effect() -> None:
+    assert sorted((*delivery._TAKEN, *delivery._LATER, *delivery._REJECTED)) == sorted(VerdictKind)
 
 
 # --- verdicts ---------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import pytest
 
 from gateway.codec.acknowledgement import parse_reply
 from gateway.codec.mllp import Frame, MllpReceiver, frame
+from gateway.journal.interface import JournalEvent, JournalEventKind
 from gateway.model.errors import LockedError, UnavailableError
 from gateway.model.event import EventId
 from gateway.model.receipt import RouteState
@@ -180,3 +181,16 @@ async def test_the_tap_and_the_trace_follow_a_message(tmp_path: Path) -> None:
         assert "deliver" in facts
         verdict = await port.verify_audit()
         assert verdict.intact
+
+
+async def test_a_journal_that_turns_out_damaged_is_opened_anew_and_everything_goes_on(tmp_path: Path) -> None:
+    place = ward(tmp_path)
+    async with running(place) as daemon:
+        assert await answers(daemon, message("A-1")) == ["AA"]
+        before = daemon.journal
+        daemon._standing.on_journal(JournalEvent(JournalEventKind.DAMAGED, "journal-damaged"))
+        await until(lambda: daemon.journal is not None and daemon.journal is not before)
+        assert await answers(daemon, message("A-2"), message("A-1")) == ["AA", "AA"]
+        await until(lambda: arrived(place) == ["A-1", "A-2"])
+        assert daemon.picture().state is GatewayState.RUNNING
+        assert daemon.picture().routes[0].books.accepted == 2, "the resend was a duplicate, also across the new start"
