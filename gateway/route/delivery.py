@@ -417,6 +417,11 @@ class Dispatch:
         harvest = self._harvest
         return len(harvest.delivered) + len(harvest.filtered) + len(harvest.dead)
 
+    @property
+    def empty(self) -> bool:
+        """Nothing that was read is waiting, in flight or unsettled."""
+        return not self._harvest and not any(map(len, self._windows.values()))
+
     def take(self) -> Settlement | None:
         """Everything learnt since the last call, and the cursor behind it; None where that is not worth a transaction.
 

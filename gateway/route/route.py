@@ -98,6 +98,7 @@ class Route:
         self._sweep_s = -math.inf
         self._journal_s = -math.inf
         self._shown = Outlook(RouteState.ONLINE)
+        self._behind: tuple[float, int] | None = None
 
     @property
     def outlook(self) -> Outlook:
@@ -261,19 +262,27 @@ class Route:
             return None
 
     def _tell(self, dispatch: Dispatch) -> None:
-        """A line in the log for each change of state."""
-        outlook = dispatch.outlook(self._services.clock.monotonic_s())
+        """A line in the log for each change of state, and one when everything that waited meanwhile is delivered."""
+        now_s = self._services.clock.monotonic_s()
+        outlook = dispatch.outlook(now_s)
         before, self._shown = self._shown, outlook
-        if outlook.state is before.state:
-            return
-        self._services.log.emit(
-            LogEvent.ROUTE_STATE_CHANGED,
-            route=self.name,
-            previous=before.state.value,
-            state=outlook.state.value,
-            code=outlook.code or "none",
-            next_attempt_s=round(outlook.next_attempt_s or 0.0, 3),
-        )
+        if outlook.state is not before.state:
+            if before.state is RouteState.ONLINE and self._behind is None:
+                self._behind = (now_s, self.counts.delivered)
+            self._services.log.emit(
+                LogEvent.ROUTE_STATE_CHANGED,
+                route=self.name,
+                previous=before.state.value,
+                state=outlook.state.value,
+                code=outlook.code or "none",
+                next_attempt_s=round(outlook.next_attempt_s or 0.0, 3),
+            )
+        reading = self._read is not None or self._appended
+        if self._behind and outlook.state is RouteState.ONLINE and dispatch.empty and not reading and self._settlement is None:
+            since_s, delivered = self._behind
+            self._behind = None
+            messages = self.counts.delivered - delivered
+            self._services.log.emit(LogEvent.ROUTE_CAUGHT_UP, route=self.name, messages=messages, age_s=round(now_s - since_s, 3))
 
     # --- waiting and ending ---------------------------------------------------------------------------------------
 

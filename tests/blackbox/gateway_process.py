@@ -223,6 +223,10 @@ class Gateway:
             time.sleep(0.1)
         return found
 
+    def proc(self, name: str) -> Path:
+        """What the kernel knows about the daemon."""
+        return Path(f"/proc/{self.pid}/{name}")
+
     def rss_mb(self) -> float:
-        match = re.search(r"VmRSS:\s*(\d+)", Path(f"/proc/{self.pid}/status").read_text())
+        match = re.search(r"VmRSS:\s*(\d+)", self.proc("status").read_text())
         return int(match[1]) / 1024 if match else 0.0

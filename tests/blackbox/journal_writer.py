@@ -12,10 +12,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from gateway.journal.journal import Journal
-
 from gateway.journal import pragmas
 from gateway.journal.interface import JournalPlace, JournalServices, RouteRule
+from gateway.journal.journal import Journal
 from gateway.journal.keyring import KeyringState, OpenKeyring, create_keyring, keyring_state, open_keyring
 from gateway.model.clock import ClockState
 from gateway.model.cursor import START

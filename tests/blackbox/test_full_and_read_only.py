@@ -56,9 +56,9 @@ def is_refused(gateway: Gateway, control: str) -> bool:
 
 
 def fill(gateway: Gateway, name: str) -> Sender:
-    """Send until the first refusal."""
+    """Send until it is full and says so."""
     sender = Sender(gateway.port, name, rate=2000, window=32, make=noise).start()
-    assert until(lambda: bool(sender.refused), 60), f"12 MB take everything: {len(sender.acked)} accepted"
+    assert until(lambda: sender.refused and gateway.health() == "full", 60), f"{len(sender.acked)} accepted, {gateway.health()}"
     wind_down([sender])
     assert all(refused_with_207(answer) for answer in sender.refused.values()), list(sender.refused.values())[:2]
     assert sender.account.slowest_s < 5, f"an answer took {sender.account.slowest_s:.1f} s"

@@ -173,6 +173,8 @@ async def test_changes_of_state_are_told_once_with_their_cause() -> None:
 
     async with running(journal_of(4), ScriptedSink(answer)) as it:
         await it.until(lambda: it.journal.queued == 0)
+        await it.until(lambda: any(name == "route-caught-up" for name, _ in it.log.lines))
+    assert next(line for name, line in it.log.lines if name == "route-caught-up")["messages"] == 4
     told = [(line["state"], line["code"]) for name, line in it.log.lines if name == "route-state-changed"]
     assert told == [("retrying", "connect-refused"), ("offline", "connect-refused"), ("online", "none")]
 
